@@ -1,0 +1,44 @@
+# DingoSpeed. Two commands: `make run` serves, `make test` proves. Both bring the tools they lack.
+#
+#   make run     builds the release and serves on 127.0.0.1:8090; more flags: make run ARGS="--listen 0.0.0.0:8090"
+#   make test    every test, with real Hub clients against a fake Hub on loopback; one: make test ARGS="cold::"
+#   make demo    a real model, twice through the mirror with `hf download`, without the internet
+#   make venvs   the Python clients that tests and demo use, into .venvs/
+#   make lint    rustfmt and clippy, warnings are errors
+#   make clean   removes what these commands built (never ./repos, the cache)
+
+CARGO  ?= cargo
+PYTHON ?= python3
+ARGS   ?=
+
+# After the system's own, so that a tool we fetched is used only where there is none.
+export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.tools/bin
+export PYTHON
+
+.PHONY: run test demo venvs lint clean tools
+
+run: tools
+	$(CARGO) build --release --locked
+	./target/release/dingospeed serve $(ARGS)
+
+test: tools venvs
+	$(CARGO) test --workspace --locked -- $(ARGS)
+
+demo: tools
+	@$(PYTHON) tests/clients/venvs.py demo
+	$(CARGO) build --release --locked --workspace --bins
+	.venvs/demo/bin/python tests/clients/demo.py --bin target/release
+
+venvs:
+	@$(PYTHON) tests/clients/venvs.py
+
+lint: tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+clean:
+	$(CARGO) clean
+	rm -rf .venvs .tools
+
+tools:
+	@./.ci/tools

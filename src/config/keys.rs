@@ -1,0 +1,199 @@
+//! The table of keys. To add one: a field in `mod.rs`, a row here, a line in `conf/dingospeed.yaml`.
+
+use super::WhenClientLeaves;
+use super::key::{Key, Kind};
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+pub(super) static KEYS: &[Key] = &[
+    Key {
+        name: "server.listen",
+        default: "127.0.0.1:8090",
+        example: "0.0.0.0:8090",
+        doc: "Where clients connect.",
+        kind: Kind::Address { may_be_empty: false, at: |config| &mut config.server.listen },
+    },
+    Key {
+        name: "server.threads",
+        default: "0",
+        example: "8",
+        doc: "Threads that serve; 0 means one per core.",
+        kind: Kind::Count { least: 0, most: 1024, at: |config| &mut config.server.threads },
+    },
+    Key {
+        name: "server.public_url",
+        default: "",
+        example: "https://hub.example.org",
+        doc: "The address by which clients know the mirror, for links in answers; empty means what each request says.",
+        kind: Kind::Url { may_be_empty: true, may_have_path: true, at: |config| &mut config.server.public_url },
+    },
+    Key {
+        name: "server.drain_timeout",
+        default: "30s",
+        example: "5m",
+        doc: "After SIGTERM, how long running responses may go on.",
+        kind: Kind::Time { least: Duration::ZERO, most: HOUR, at: |config| &mut config.server.drain_timeout },
+    },
+    Key {
+        name: "server.send_timeout",
+        default: "60s",
+        example: "5m",
+        doc: "A reader that takes nothing for so long is dropped.",
+        kind: Kind::Time { least: SECOND, most: HOUR, at: |config| &mut config.server.send_timeout },
+    },
+    Key {
+        name: "upstream.url",
+        default: "https://huggingface.co",
+        example: "https://huggingface.co",
+        doc: "The Hub, or another mirror of it.",
+        kind: Kind::Url { may_be_empty: false, may_have_path: false, at: |config| &mut config.upstream.url },
+    },
+    Key {
+        name: "upstream.offline",
+        default: "false",
+        example: "true",
+        doc: "Serve only what is kept and never ask upstream.",
+        kind: Kind::Flag(|config| &mut config.upstream.offline),
+    },
+    Key {
+        name: "upstream.allowed_hosts",
+        default: "[]",
+        example: "[\"*.example.org\", cdn.example.com]",
+        doc: "Hosts that redirects may lead to, besides upstream itself and the Hub's own CDNs.",
+        kind: Kind::Hosts(|config| &mut config.upstream.allowed_hosts),
+    },
+    Key {
+        name: "upstream.connect_timeout",
+        default: "10s",
+        example: "3s",
+        doc: "How long a connection may take to stand, TLS included.",
+        kind: Kind::Time {
+            least: MILLISECOND.saturating_mul(100),
+            most: HOUR,
+            at: |config| &mut config.upstream.connect_timeout,
+        },
+    },
+    Key {
+        name: "upstream.read_timeout",
+        default: "30s",
+        example: "2m",
+        doc: "A connection without a byte for so long counts as broken.",
+        kind: Kind::Time { least: MILLISECOND.saturating_mul(100), most: HOUR, at: |config| &mut config.upstream.read_timeout },
+    },
+    Key {
+        name: "upstream.attempts",
+        default: "5",
+        example: "10",
+        doc: "Tries in a row without progress before a fetch fails.",
+        kind: Kind::Count { least: 1, most: 100, at: |config| &mut config.upstream.attempts },
+    },
+    Key {
+        name: "store.repos",
+        default: "./repos",
+        example: "/var/lib/dingospeed/repos",
+        doc: "The directory in which everything is kept.",
+        kind: Kind::Directory(|config| &mut config.store.repos),
+    },
+    Key {
+        name: "store.block_size",
+        default: "1MiB",
+        example: "8MiB",
+        doc: "The unit in which new objects are kept; files with other sizes stay readable.",
+        kind: Kind::Size { least: MIB, most: 128 * MIB, power_of_two: true, at: |config| &mut config.store.block_size },
+    },
+    Key {
+        name: "fetch.connections_per_object",
+        default: "8",
+        example: "4",
+        doc: "Upstream connections that one object may use at a time.",
+        kind: Kind::Count { least: 1, most: 256, at: |config| &mut config.fetch.connections_per_object },
+    },
+    Key {
+        name: "fetch.connections",
+        default: "64",
+        example: "128",
+        doc: "Upstream connections for all objects together.",
+        kind: Kind::Count { least: 1, most: 4096, at: |config| &mut config.fetch.connections },
+    },
+    Key {
+        name: "fetch.run_size",
+        default: "8MiB",
+        example: "32MiB",
+        doc: "Bytes asked for per upstream request, rounded up to whole blocks.",
+        kind: Kind::Size { least: MIB, most: 1024 * MIB, power_of_two: false, at: |config| &mut config.fetch.run_size },
+    },
+    Key {
+        name: "fetch.when_client_leaves",
+        default: "finish_block",
+        example: "finish_request",
+        doc: "What becomes of a fetch whose last client has left.",
+        kind: Kind::Word {
+            words: &["finish_block", "finish_request", "stop"],
+            set: |config, word| {
+                config.fetch.when_client_leaves = match word {
+                    "finish_request" => WhenClientLeaves::FinishRequest,
+                    "stop" => WhenClientLeaves::Stop,
+                    _ => WhenClientLeaves::FinishBlock,
+                }
+            },
+        },
+    },
+    Key {
+        name: "freshness.revision",
+        default: "60s",
+        example: "10m",
+        doc: "How long the commit of a branch or tag is used without asking.",
+        kind: Kind::Time { least: Duration::ZERO, most: YEAR, at: |config| &mut config.freshness.revision },
+    },
+    Key {
+        name: "freshness.missing",
+        default: "60s",
+        example: "10m",
+        doc: "How long an absent file is remembered.",
+        kind: Kind::Time { least: Duration::ZERO, most: YEAR, at: |config| &mut config.freshness.missing },
+    },
+    Key {
+        name: "freshness.stale",
+        default: "30d",
+        example: "365d",
+        doc: "How long kept answers serve while upstream is down.",
+        kind: Kind::Time { least: Duration::ZERO, most: YEAR.saturating_mul(10), at: |config| &mut config.freshness.stale },
+    },
+    Key {
+        name: "freshness.access",
+        default: "5m",
+        example: "1h",
+        doc: "How long upstream's yes for a repo and a token is remembered.",
+        kind: Kind::Time { least: Duration::ZERO, most: DAY, at: |config| &mut config.freshness.access },
+    },
+    Key {
+        name: "log.level",
+        default: "info",
+        example: "debug",
+        doc: "How much is logged.",
+        kind: Kind::Word {
+            words: &["off", "error", "warn", "info", "debug", "trace"],
+            set: |config, word| config.log.level = word.to_owned(),
+        },
+    },
+    Key {
+        name: "metrics.enabled",
+        default: "true",
+        example: "false",
+        doc: "Whether /metrics is served at all.",
+        kind: Kind::Flag(|config| &mut config.metrics.enabled),
+    },
+    Key {
+        name: "metrics.listen",
+        default: "",
+        example: "127.0.0.1:9090",
+        doc: "An extra address for /metrics alone; empty means none.",
+        kind: Kind::Address { may_be_empty: true, at: |config| &mut config.metrics.listen },
+    },
+];

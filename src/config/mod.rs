@@ -1,0 +1,177 @@
+//! The configuration: plain structs, read once at the start, all mistakes told at once.
+//!
+//! [`Config::keys`] is the one table of keys: defaults, legal ranges, examples and documentation come from it, and
+//! `conf/dingospeed.yaml` is held to it by a test. [`Config::from_yaml`] reads a file, [`Config::apply`] a flag. This room
+//! reads text, never files.
+
+mod key;
+mod keys;
+mod mistake;
+#[cfg(test)]
+mod tests;
+mod unit;
+mod yaml;
+
+pub use key::Key;
+pub use mistake::Mistake;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that can be configured. The meaning of each field is in [`Config::keys`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub server: Server,
+    pub upstream: Upstream,
+    pub store: Store,
+    pub fetch: Fetch,
+    pub freshness: Freshness,
+    pub log: Log,
+    pub metrics: Metrics,
+}
+
+/// How clients are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// `ADDR:PORT`.
+    pub listen: String,
+    /// 0 means one per core.
+    pub threads: u64,
+    /// Without a slash at the end; empty means the scheme and `Host` of each request.
+    pub public_url: String,
+    pub drain_timeout: Duration,
+    pub send_timeout: Duration,
+}
+
+/// The Hub, or another mirror of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Scheme and host, without a slash at the end.
+    pub url: String,
+    pub offline: bool,
+    /// Lower case; `*.example.org` stands for every host below it.
+    pub allowed_hosts: Vec<String>,
+    pub connect_timeout: Duration,
+    pub read_timeout: Duration,
+    pub attempts: u64,
+}
+
+/// Where objects are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    pub repos: PathBuf,
+    /// In bytes, a power of two.
+    pub block_size: u64,
+}
+
+/// How objects are fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    pub connections_per_object: u64,
+    pub connections: u64,
+    /// In bytes; not necessarily a multiple of the block size.
+    pub run_size: u64,
+    pub when_client_leaves: WhenClientLeaves,
+}
+
+/// What becomes of a fetch whose last client has left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenClientLeaves {
+    /// The block at hand is completed.
+    #[default]
+    FinishBlock,
+    /// Everything the client asked for is fetched.
+    FinishRequest,
+    /// The connection to upstream is closed at once.
+    Stop,
+}
+
+/// For how long what is known counts as true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    pub revision: Duration,
+    pub missing: Duration,
+    pub stale: Duration,
+    pub access: Duration,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// One of off, error, warn, info, debug, trace.
+    pub level: String,
+}
+
+/// What is counted, and where it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    pub enabled: bool,
+    /// `ADDR:PORT`, or empty.
+    pub listen: String,
+}
+
+impl Config {
+    /// Returns the table of all keys, in the order of `conf/dingospeed.yaml`.
+    pub fn keys() -> &'static [Key] {
+        keys::KEYS
+    }
+
+    /// Reads a YAML file's text: the defaults, overlaid with what it says. Returns every mistake in it, not just the first.
+    pub fn from_yaml(text: &str) -> Result<Config, Vec<Mistake>> {
+        yaml::read(text)
+    }
+
+    /// Sets one key (`server.listen`) from a flag's text; the elements of a list are separated by commas.
+    pub fn apply(&mut self, key: &str, value: &str) -> Result<(), Mistake> {
+        match Config::keys().iter().find(|known| known.name == key) {
+            Some(known) => known.set(self, value),
+            None => Err(Mistake::unknown_key(key, value)),
+        }
+    }
+
+    /// A config with nothing in it, for the table of keys to fill.
+    fn blank() -> Config {
+        Config {
+            server: Server {
+                listen: String::new(),
+                threads: 0,
+                public_url: String::new(),
+                drain_timeout: Duration::ZERO,
+                send_timeout: Duration::ZERO,
+            },
+            upstream: Upstream {
+                url: String::new(),
+                offline: false,
+                allowed_hosts: Vec::new(),
+                connect_timeout: Duration::ZERO,
+                read_timeout: Duration::ZERO,
+                attempts: 0,
+            },
+            store: Store { repos: PathBuf::new(), block_size: 0 },
+            fetch: Fetch {
+                connections_per_object: 0,
+                connections: 0,
+                run_size: 0,
+                when_client_leaves: WhenClientLeaves::default(),
+            },
+            freshness: Freshness {
+                revision: Duration::ZERO,
+                missing: Duration::ZERO,
+                stale: Duration::ZERO,
+                access: Duration::ZERO,
+            },
+            log: Log { level: String::new() },
+            metrics: Metrics { enabled: false, listen: String::new() },
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        let mut config = Config::blank();
+        for key in Config::keys() {
+            key.set(&mut config, key.default).expect("a test sets every default of the table");
+        }
+        config
+    }
+}

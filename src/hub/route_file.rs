@@ -1,0 +1,94 @@
+//! The routes of files and of git, and how a repo and a revision are read out of a path.
+
+use super::escape::BadTarget;
+use super::path::FilePath;
+use super::repo::{RepoId, RepoKind};
+use super::revision::Revision;
+use super::route::Route;
+
+/// Reads `[kind/]repo/resolve/revision/path`, its `raw` twin and git's URLs. The marker decides where the repo ends, so
+/// that names with and without an owner are both found; a kind's word at the front always means the kind.
+pub(super) fn read(words: &[&str]) -> Result<Route, BadTarget> {
+    let (kind, words) = match words {
+        ["datasets", rest @ ..] => (RepoKind::Dataset, rest),
+        ["spaces", rest @ ..] => (RepoKind::Space, rest),
+        ["kernels", rest @ ..] => (RepoKind::Kernel, rest),
+        // DingoSpeed's own spelling. Only with an owner, else `models` is the owner.
+        ["models", _, _, "resolve" | "raw", ..] => (RepoKind::Model, &words[1..]),
+        _ => (RepoKind::Model, words),
+    };
+    for marker in ["resolve", "raw"] {
+        for segment_count in 1..=2 {
+            if words.get(segment_count) != Some(&marker) {
+                continue;
+            }
+            let repo = repo(kind, &words[..segment_count])?;
+            let (revision, path) = split_revision(&words[segment_count + 1..])?;
+            let path = path.ok_or_else(|| BadTarget::new("the file path is empty"))?;
+            return Ok(match marker {
+                "resolve" => Route::Resolve { repo, revision, path },
+                _ => Route::Raw { repo, revision, path },
+            });
+        }
+    }
+    git_route(kind, words)
+}
+
+fn git_route(kind: RepoKind, words: &[&str]) -> Result<Route, BadTarget> {
+    for segment_count in 1..=2 {
+        let Some((name, rest)) = words.split_at_checked(segment_count) else { break };
+        let bare = name[segment_count - 1].strip_suffix(".git");
+        let speaks_git =
+            bare.is_some() || matches!(rest, ["info", "refs" | "lfs", ..] | ["git-upload-pack"] | ["git-receive-pack"]);
+        if !speaks_git {
+            continue;
+        }
+        if rest.first() == Some(&"git-receive-pack") {
+            return Ok(Route::Write);
+        }
+        let mut name = name.to_vec();
+        name[segment_count - 1] = bare.unwrap_or(name[segment_count - 1]);
+        return Ok(Route::Git { repo: repo(kind, &name)? });
+    }
+    Ok(Route::Unknown)
+}
+
+/// Builds a repo from its segments. An escaped slash is refused: `org%2Fname` would otherwise be a second spelling,
+/// and one that upstream reads differently once it is written down again.
+pub(super) fn repo(kind: RepoKind, segments: &[&str]) -> Result<RepoId, BadTarget> {
+    if segments.iter().any(|segment| segment.contains('/')) {
+        return Err(BadTarget::about("repo name", &segments.join("/"), "holds an escaped slash; write it as a slash"));
+    }
+    RepoId::parse(kind, &segments.join("/"))
+}
+
+/// Reads `revision[/path]`. A revision is one segment (with its slashes escaped), except for the `refs/pr/1` and
+/// `refs/convert/parquet` that some clients send with their slashes bare.
+pub(super) fn split_revision(words: &[&str]) -> Result<(Revision, Option<FilePath>), BadTarget> {
+    let Some(first) = words.first() else {
+        return Err(BadTarget::new("the revision is missing"));
+    };
+    let flat = words.join("/");
+    let revision_len = match special_ref_len(&flat) {
+        Some(len) if len >= first.len() => len,
+        _ => first.len(),
+    };
+    let (revision, rest) = flat.split_at(revision_len);
+    let path = match rest.strip_prefix('/') {
+        Some(path) => Some(FilePath::parse(path)?),
+        None => None,
+    };
+    Ok((Revision::parse(revision)?, path))
+}
+
+fn special_ref_len(text: &str) -> Option<usize> {
+    let rest = text.strip_prefix("refs/")?;
+    let (space, rest) = rest.split_once('/')?;
+    let name = rest.split('/').next()?;
+    let special = match space {
+        "pr" => !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()),
+        "convert" => !name.is_empty(),
+        _ => false,
+    };
+    special.then(|| "refs/".len() + space.len() + 1 + name.len())
+}

@@ -1,0 +1,5 @@
+//! DingoSpeed: a self-hosted mirror of the Hugging Face Hub.
+
+pub mod config;
+pub mod hub;
+pub mod store;

@@ -1,0 +1,73 @@
+//! What can go wrong on the disk, by remedy.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+/// A failure of the store. The variants are remedies: match on them, show the message.
+///
+/// It is `Clone`, because all who wait for one fill are told the same error.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing of that name is kept: fetch it.
+    #[error("{what} is not kept here")]
+    NotFound { what: String },
+
+    /// The bytes kept are not what they should be: set them aside (`Store::quarantine`) and fetch again.
+    #[error("{what} is corrupt: {reason}")]
+    Corrupt { what: String, reason: String },
+
+    /// The file system or the quota is full: evict, or serve without keeping.
+    #[error("{action} {what}: no space left on the device")]
+    Full { action: &'static str, what: String, source: Arc<io::Error> },
+
+    /// The operating system refused: nothing here can mend it.
+    #[error("{action} {what}: {source}")]
+    Io { action: &'static str, what: String, source: Arc<io::Error> },
+
+    /// Another process works in this directory.
+    #[error(
+        "{} is in use by another process ({holder}): stop that one, or give this one its own directory with --repos",
+        dir.display()
+    )]
+    Locked { dir: PathBuf, holder: String },
+
+    /// Written by a newer program: start that one, or use another directory.
+    #[error("{what} has version {found}, this program knows versions up to {known}: start a newer dingospeed or use another directory")]
+    Version { what: String, found: u64, known: u64 },
+
+    /// The object was verified against its name and has another size than the one asked for.
+    #[error("object {oid} is verified at {kept} bytes, but {asked} bytes were announced for it")]
+    SizeMismatch { oid: String, kept: u64, asked: u64 },
+
+    /// The name does not fit the file system. Harmless for a link: log it.
+    #[error("the name is too long for this file system: {what}")]
+    NameTooLong { what: String },
+
+    /// More than is kept of such a thing: pass it through unkept.
+    #[error("{what} has {len} bytes, more than the {len_max} that are kept")]
+    TooLarge { what: String, len: u64, len_max: u64 },
+
+    /// The caller broke a rule of this room, for instance wrote into a published block.
+    #[error("refused: {what}")]
+    Misuse { what: String },
+}
+
+impl StoreError {
+    /// Sorts an error of the operating system by its remedy.
+    pub(super) fn io(action: &'static str, what: impl ToString, source: io::Error) -> StoreError {
+        let what = what.to_string();
+        match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => StoreError::Full { action, what, source: Arc::new(source) },
+            Some(libc::ENAMETOOLONG) => StoreError::NameTooLong { what },
+            _ if source.kind() == io::ErrorKind::NotFound => StoreError::NotFound { what },
+            _ => StoreError::Io { action, what, source: Arc::new(source) },
+        }
+    }
+
+    pub(super) fn corrupt(what: impl ToString, reason: impl ToString) -> StoreError {
+        StoreError::Corrupt { what: what.to_string(), reason: reason.to_string() }
+    }
+
+    pub(super) fn misuse(what: impl ToString) -> StoreError {
+        StoreError::Misuse { what: what.to_string() }
+    }
+}

@@ -1,0 +1,209 @@
+//! A live object: its block file, opened once, and a mapping of it for readers.
+
+use super::{StoreError, block_file::BlockFile};
+use bytes::Bytes;
+use memmap2::{Advice, Mmap};
+use std::{
+    fs::File,
+    ops::{Deref, Range},
+    os::fd::AsRawFd,
+    sync::{Arc, OnceLock},
+};
+
+/// The handle that all readers and fills of an object share; the store has at most one per oid.
+///
+/// It derefs to its [`BlockFile`], since it is one, plus a way to read without copying. A mapped page that is not in memory
+/// stalls whoever touches it, so ask `is_resident` first and `load` on a thread that may block.
+#[derive(Debug)]
+pub struct Object {
+    file: BlockFile<File>,
+    map: OnceLock<Arc<Mmap>>,
+}
+
+/// How many bytes of a span one call to mincore covers: 256 pages answer into an array on the stack.
+const RESIDENT_STEP_LEN: usize = 1 << 20;
+
+impl Object {
+    pub(super) fn new(file: BlockFile<File>) -> Object {
+        Object { file, map: OnceLock::new() }
+    }
+
+    /// Returns the bytes of `span` without copying them; the mapping lives as long as they do.
+    ///
+    /// The caller answers for their having been written: the blocks are checked, or a running fill has come past `span.end`.
+    pub fn read(&self, span: Range<u64>) -> Result<Bytes, StoreError> {
+        let range = self.mapped_range(&span)?;
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        Ok(Bytes::from_owner(Mapped { map: self.map()?.clone(), range }))
+    }
+
+    /// Tells whether all pages of `span` are in memory, so that reading it does not wait for the disk. Cheap up to a few MiB.
+    pub fn is_resident(&self, span: Range<u64>) -> bool {
+        let (Ok(range), Ok(map)) = (self.mapped_range(&span), self.map()) else { return false };
+        let page_len = page_len();
+        let start = range.start - range.start % page_len;
+        (start..range.end).step_by(RESIDENT_STEP_LEN).all(|step_start| {
+            let step_len = RESIDENT_STEP_LEN.min(range.end - step_start);
+            // Pages of 4 KiB are the smallest there are, so the array holds one byte for each page of a step.
+            let mut pages = [0u8; RESIDENT_STEP_LEN / 4096];
+            // SAFETY: `step_start` is page-aligned and the step lies within the mapping, which `map` keeps alive; the kernel
+            // writes one byte per page begun, at most as many as `pages` has.
+            let status = unsafe { libc::mincore(map.as_ptr().add(step_start) as *mut _, step_len, pages.as_mut_ptr()) };
+            status == 0 && pages[..step_len.div_ceil(page_len)].iter().all(|page| page & 1 == 1)
+        })
+    }
+
+    /// Brings the pages of `span` into memory. BLOCKING.
+    ///
+    /// Read ahead first, which asks the disk for the whole at once; then fault the pages in, so that nobody else has to.
+    pub fn load(&self, span: Range<u64>) -> Result<(), StoreError> {
+        let range = self.mapped_range(&span)?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let map = self.map()?;
+        // SAFETY: takes a descriptor that `self` holds open, and no pointer. It is advice: its failure shows in the next call.
+        unsafe { libc::readahead(self.layer().as_raw_fd(), range.start as libc::off64_t, range.len()) };
+        match map.advise_range(Advice::PopulateRead, range.start, range.len()) {
+            Ok(()) => Ok(()),
+            // Linux before 5.14 does not know it; reading brings the pages into memory as well.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.touch(span),
+            Err(error) => Err(StoreError::io("load", format!("object {}", self.oid()), error)),
+        }
+    }
+
+    fn touch(&self, span: Range<u64>) -> Result<(), StoreError> {
+        let mut buffer = vec![0; 64 * 1024];
+        for offset in span.clone().step_by(buffer.len()) {
+            let len = (span.end - offset).min(buffer.len() as u64) as usize;
+            self.read_at(offset, &mut buffer[..len])?;
+        }
+        Ok(())
+    }
+
+    /// Translates a span of the payload to a range of the mapping.
+    fn mapped_range(&self, span: &Range<u64>) -> Result<Range<usize>, StoreError> {
+        if span.start > span.end || span.end > self.size() {
+            return Err(self.misuse(format!("read {span:?}, the object has {} bytes", self.size())));
+        }
+        let start = self.header().payload_start();
+        Ok((start + span.start) as usize..(start + span.end) as usize)
+    }
+
+    fn map(&self) -> Result<&Arc<Mmap>, StoreError> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let io = |error| StoreError::io("map", format!("object {}", self.oid()), error);
+        // SAFETY: the file must not shrink, nor bytes change that were lent out. Nothing in this room truncates a block file, and
+        // other processes are kept out by the store's lock. A block lent out is published, so `write` refuses to touch it; a
+        // running fill's readers are lent only what lies before its progress. The exception is a block found broken and filled
+        // again while somebody still holds its bytes: they change to the right ones, as plain bytes that no one builds on.
+        let map = unsafe { Mmap::map(self.layer()) }.map_err(io)?;
+        // Faults must not read ahead on the caller's thread: `load` does that where it may block.
+        map.advise(Advice::Random).map_err(io)?;
+        // Two threads may come here at once; the second one's mapping is dropped.
+        Ok(self.map.get_or_init(|| Arc::new(map)))
+    }
+}
+
+impl Deref for Object {
+    type Target = BlockFile<File>;
+
+    fn deref(&self) -> &BlockFile<File> {
+        &self.file
+    }
+}
+
+/// A part of a mapping that owns its share of it.
+struct Mapped {
+    map: Arc<Mmap>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.map[self.range.clone()]
+    }
+}
+
+fn page_len() -> usize {
+    // SAFETY: reads a constant of the system.
+    let len = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(len).unwrap_or(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Oid;
+
+    const MIB: u64 = 1 << 20;
+
+    fn object(size: u64) -> Object {
+        let oid = Oid::parse(&"0".repeat(64)).unwrap();
+        Object::new(BlockFile::create(tempfile::tempfile().unwrap(), &oid, size, MIB).unwrap())
+    }
+
+    #[test]
+    fn bytes_outlive_the_object() {
+        let object = object(3 * MIB + 7);
+        let content: Vec<u8> = (0..3 * MIB + 7).map(|at| (at % 251) as u8).collect();
+        object.write(0, &content).unwrap();
+        object.load(0..object.size()).unwrap();
+        assert!(object.is_resident(0..object.size()) && object.is_resident(5..6) && object.is_resident(9..9));
+        let bytes = object.read(MIB - 3..3 * MIB + 7).unwrap();
+        drop(object);
+        assert_eq!(bytes, content[MIB as usize - 3..]);
+    }
+
+    #[test]
+    fn what_was_never_in_memory_is_not_resident_until_loaded() {
+        let object = object(9 * MIB);
+        assert!(!object.is_resident(0..9 * MIB) && !object.is_resident(5 * MIB..5 * MIB + 1));
+        object.load(5 * MIB - 1..6 * MIB).unwrap();
+        assert!(object.is_resident(5 * MIB - 1..6 * MIB));
+        assert!(!object.is_resident(0..6 * MIB) && !object.is_resident(5 * MIB..9 * MIB));
+    }
+
+    #[test]
+    fn what_left_the_memory_comes_back() {
+        let object = object(4 * MIB);
+        object.write(0, &vec![1; 4 * MIB as usize]).unwrap();
+        assert!(object.is_resident(0..4 * MIB));
+        object.sync().unwrap();
+        // SAFETY: takes an open descriptor and no pointer. It is a wish: the kernel may keep the pages, and then little is tested.
+        unsafe { libc::posix_fadvise(object.layer().as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        object.load(0..4 * MIB).unwrap();
+        assert!(object.is_resident(0..4 * MIB));
+        assert!(object.read(0..4 * MIB).unwrap().iter().all(|&byte| byte == 1));
+    }
+
+    #[test]
+    fn what_is_written_later_shows_in_the_mapping() {
+        let object = object(MIB);
+        assert!(object.read(0..4).unwrap().iter().all(|&byte| byte == 0));
+        object.write(4, b"late").unwrap();
+        assert_eq!(&object.read(4..8).unwrap()[..], b"late");
+    }
+
+    #[test]
+    fn spans_are_bounded() {
+        let object = object(10);
+        assert!(matches!(object.read(5..11), Err(StoreError::Misuse { .. })));
+        #[allow(clippy::reversed_empty_ranges)]
+        let backwards = object.read(6..5);
+        assert!(matches!(backwards, Err(StoreError::Misuse { .. })));
+        assert!(object.read(10..10).unwrap().is_empty());
+        assert!(!object.is_resident(0..11) && object.load(0..11).is_err());
+    }
+
+    #[test]
+    fn touching_stands_in_for_populate() {
+        let object = object(2 * MIB);
+        object.touch(3..2 * MIB).unwrap();
+        assert!(object.is_resident(0..2 * MIB) || object.read(0..1).is_ok());
+    }
+}

@@ -1,0 +1,185 @@
+//! Where everything lies under the root, and the one way to replace a small file.
+//!
+//! ```text
+//! <root>/blobs/<2 hex>/<oid>                                  one block file per object
+//! <root>/files/<plural>/<repo>/resolve/<commit>/<path>        -> ../../..blobs/<2 hex>/<oid>, to browse with ls
+//! <root>/api/<plural>/<repo>/<name>-<16 hex>.rec              kept API answers        (records)
+//! <root>/api/<plural>/<repo>/commits/<commit>.jsonl           a commit's files        (listing)
+//! <root>/api/<plural>/<repo>/refs/<revision>.json             where a revision points (refs)
+//! <root>/api/<plural>/<repo>/access.json                      whether it is open      (refs)
+//! <root>/quarantine/<name>.<unix ms>.blob, .reason            what was found broken
+//! <root>/tmp/                                                 files not yet named; emptied at start
+//! <root>/lock, VERSION
+//! ```
+
+use super::StoreError;
+use crate::hub::{Commit, FilePath, Oid, RepoId};
+use std::{
+    fs,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Longest file name part made from foreign text; with our endings it stays below the 255 bytes of common file systems.
+const NAME_LEN_MAX: usize = 180;
+
+#[derive(Debug)]
+pub(super) struct Place {
+    root: PathBuf,
+    temp_count: AtomicU64,
+}
+
+impl Place {
+    pub(super) fn new(root: &Path) -> Place {
+        Place { root: root.to_owned(), temp_count: AtomicU64::new(0) }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    pub(super) fn blob(&self, oid: &Oid) -> PathBuf {
+        self.root.join(blob_name(oid))
+    }
+
+    pub(super) fn api(&self, repo: &RepoId) -> PathBuf {
+        self.root.join("api").join(repo.kind().plural()).join(repo.name())
+    }
+
+    /// Returns the link of a file, and the relative text that leads from there to its blob.
+    pub(super) fn link(&self, repo: &RepoId, commit: &Commit, path: &FilePath, oid: &Oid) -> (PathBuf, PathBuf) {
+        let name = format!("files/{}/{}/resolve/{}/{}", repo.kind().plural(), repo.name(), commit.as_str(), path.as_str());
+        let up = "../".repeat(name.matches('/').count());
+        (self.root.join(&name), PathBuf::from(format!("{up}{}", blob_name(oid))))
+    }
+
+    /// Returns a fresh name in `tmp/`. The process's own count suffices: the lock keeps others out, and the start empties it.
+    pub(super) fn temp(&self) -> PathBuf {
+        self.root.join("tmp").join(format!("{}", self.temp_count.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Moves `from` to the quarantine, with its reason beside it. Returns false when there is nothing to move.
+    pub(super) fn set_aside(&self, from: &Path, name: &str, reason: &str) -> Result<bool, StoreError> {
+        let mut ms = unix_ms(SystemTime::now());
+        let to = loop {
+            let to = self.root.join("quarantine").join(format!("{}.{ms}.blob", file_name(name)));
+            if !to.exists() {
+                break to;
+            }
+            ms += 1;
+        };
+        match fs::rename(from, &to) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(StoreError::io("set aside", from.display(), error)),
+        }
+        log::warn!("set aside file={} to={} reason={reason:?}", from.display(), to.display());
+        let note = to.with_extension("reason");
+        fs::write(&note, format!("{reason}\n")).map_err(|error| StoreError::io("write", note.display(), error))?;
+        Ok(true)
+    }
+
+    /// Gives `to` these bytes, all or none: readers and crashes see the old file or the new one.
+    ///
+    /// There is no sync: what is kept this way is checked when it is read, and can be had again from upstream.
+    pub(super) fn replace(&self, to: &Path, parts: &[&[u8]]) -> Result<(), StoreError> {
+        self.put_in_place(to, |temp| {
+            let mut file = fs::File::create(temp)?;
+            parts.iter().try_for_each(|part| file.write_all(part))
+        })
+    }
+
+    /// Makes something under a name in `tmp/`, then renames it to `to`, whose directories are made as needed.
+    pub(super) fn put_in_place(&self, to: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), StoreError> {
+        let temp = self.temp();
+        let made = make(&temp).and_then(|()| self.rename(&temp, to));
+        made.map_err(|error| {
+            let _ = fs::remove_file(&temp);
+            StoreError::io("write", to.display(), error)
+        })
+    }
+
+    pub(super) fn rename(&self, temp: &Path, to: &Path) -> io::Result<()> {
+        match fs::rename(temp, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(to.parent().unwrap_or(&self.root))?;
+                fs::rename(temp, to)
+            }
+            result => result,
+        }
+    }
+}
+
+/// Returns the file's bytes, or none when there is no such file or it is longer than `len_max`.
+pub(super) fn read_bounded(path: &Path, len_max: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    let read = || {
+        let mut bytes = Vec::new();
+        fs::File::open(path)?.take(len_max + 1).read_to_end(&mut bytes)?;
+        Ok::<_, io::Error>(bytes)
+    };
+    match read() {
+        Ok(bytes) if bytes.len() as u64 > len_max => {
+            log::warn!("ignored file={} longer_than={len_max}", path.display());
+            Ok(None)
+        }
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(StoreError::io("read", path.display(), error)),
+    }
+}
+
+/// Makes any text a file name: what is not a plain character is percent-encoded, and a long name ends in its hash.
+pub(super) fn file_name(text: &str) -> String {
+    let mut name = String::new();
+    for (index, byte) in text.bytes().enumerate() {
+        match byte {
+            b'.' if index == 0 => name.push_str("%2E"),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => name.push(byte as char),
+            _ => name.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    if name.len() > NAME_LEN_MAX {
+        name.truncate(NAME_LEN_MAX);
+        // `~` is encoded above, so no short name looks like this.
+        name = format!("{name}~{}", super::hash::short_hash(text));
+    }
+    name
+}
+
+fn blob_name(oid: &Oid) -> String {
+    format!("blobs/{}/{oid}", &oid.as_str()[..2])
+}
+
+/// Returns whole milliseconds since 1970 (rounds down); times before that are 0.
+pub(super) fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Returns the time of `ms` milliseconds since 1970, or 1970 for a number that no clock reaches.
+pub(super) fn from_unix_ms(ms: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(std::time::Duration::from_millis(ms)).unwrap_or(UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_makes_one_plain_name() {
+        let check = |text: &str, expected: &str| assert_eq!(file_name(text), expected);
+        check("main", "main");
+        check("refs/pr/1", "refs%2Fpr%2F1");
+        check("..", "%2E.");
+        check("v1.0", "v1.0");
+        check("100%", "100%25");
+        check("\u{e9}", "%C3%A9");
+        let (long, longer) = (file_name(&"/".repeat(400)), file_name(&"/".repeat(401)));
+        assert!(long.len() < 255 && long != longer);
+    }
+}

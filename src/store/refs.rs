@@ -1,0 +1,90 @@
+//! Where revisions pointed when last asked, and which repos anybody may read: tiny files, replaced whole.
+//!
+//! A file that cannot be read as what it should be counts as absent. That also settles the one case of two things with one name:
+//! the ref `access` of a repo `gpt2` and the access of a repo `gpt2/refs`.
+
+use super::{
+    StoreError,
+    place::{self, Place},
+};
+use crate::hub::{Commit, RepoId};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{path::Path, sync::Arc, time::SystemTime};
+
+/// Longest such file that is read; ours have about 80 bytes.
+const LEN_MAX: u64 = 64 << 10;
+
+/// A revision's commit as upstream told it at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptRef {
+    pub commit: Commit,
+    pub at: SystemTime,
+}
+
+/// Whether a repo could be read without a token, as upstream told it at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptAccess {
+    pub open: bool,
+    pub at: SystemTime,
+}
+
+/// The kept refs under `api/`. All calls block.
+#[derive(Debug)]
+pub struct Refs {
+    place: Arc<Place>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RefFile {
+    commit: String,
+    at_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AccessFile {
+    open: bool,
+    at_ms: u64,
+}
+
+impl Refs {
+    pub(super) fn new(place: Arc<Place>) -> Refs {
+        Refs { place }
+    }
+
+    pub fn put_ref(&self, repo: &RepoId, revision: &str, commit: &Commit, at: SystemTime) -> Result<(), StoreError> {
+        let file = RefFile { commit: commit.as_str().into(), at_ms: place::unix_ms(at) };
+        self.put(&self.ref_path(repo, revision), &file)
+    }
+
+    pub fn get_ref(&self, repo: &RepoId, revision: &str) -> Result<Option<KeptRef>, StoreError> {
+        let file: Option<RefFile> = self.get(&self.ref_path(repo, revision))?;
+        Ok(file.and_then(|file| Some(KeptRef { commit: Commit::parse(&file.commit)?, at: place::from_unix_ms(file.at_ms) })))
+    }
+
+    pub fn put_access(&self, repo: &RepoId, open: bool, at: SystemTime) -> Result<(), StoreError> {
+        self.put(&self.access_path(repo), &AccessFile { open, at_ms: place::unix_ms(at) })
+    }
+
+    pub fn get_access(&self, repo: &RepoId) -> Result<Option<KeptAccess>, StoreError> {
+        let file: Option<AccessFile> = self.get(&self.access_path(repo))?;
+        Ok(file.map(|file| KeptAccess { open: file.open, at: place::from_unix_ms(file.at_ms) }))
+    }
+
+    fn put(&self, path: &Path, file: &impl Serialize) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(file).map_err(|error| StoreError::misuse(format!("write a ref as JSON: {error}")))?;
+        self.place.replace(path, &[&text])
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, StoreError> {
+        let bytes = place::read_bounded(path, LEN_MAX)?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    fn ref_path(&self, repo: &RepoId, revision: &str) -> std::path::PathBuf {
+        self.place.api(repo).join("refs").join(format!("{}.json", place::file_name(revision)))
+    }
+
+    fn access_path(&self, repo: &RepoId) -> std::path::PathBuf {
+        self.place.api(repo).join("access.json")
+    }
+}

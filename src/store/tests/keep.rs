@@ -1,0 +1,318 @@
+//! The store as a directory: lock, version, quarantine, links, records, listings and refs.
+
+use super::{MIB, content, fill_block, sha256_of};
+use crate::{
+    hub::{Commit, FilePath, Oid, RepoId, RepoKind},
+    store::{DiskUse, ListedFile, Record, RecordKey, Store, StoreError, StoreOptions, Verdict},
+};
+use bytes::Bytes;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+fn open(root: &Path) -> Result<Store, StoreError> {
+    Store::open(root, StoreOptions { block_size: MIB })
+}
+
+fn blob(root: &Path, oid: &Oid) -> PathBuf {
+    root.join("blobs").join(&oid.as_str()[..2]).join(oid.as_str())
+}
+
+fn repo() -> RepoId {
+    RepoId::parse(RepoKind::Model, "org/m").unwrap()
+}
+
+fn commit() -> Commit {
+    Commit::parse(&"c".repeat(40)).unwrap()
+}
+
+fn quarantined(root: &Path) -> Vec<String> {
+    let files = fs::read_dir(root.join("quarantine")).unwrap();
+    let reasons = files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "reason"));
+    reasons.map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+/// Fills and verifies an object in a store, and closes both.
+fn keep(root: &Path, all: &[u8]) -> Oid {
+    let oid = sha256_of(all);
+    let store = open(root).unwrap();
+    let object = store.object(&oid, all.len() as u64).unwrap();
+    (0..object.blocks().count()).for_each(|index| fill_block(&object, all, index));
+    assert_eq!(object.verify_whole(&mut |_| ()).unwrap(), Verdict::Verified);
+    oid
+}
+
+#[test]
+fn a_second_process_is_refused_and_told_who_is_there() {
+    let root = tempfile::tempdir().unwrap();
+    assert_eq!(Store::holder(root.path()), None);
+    let store = open(root.path()).unwrap();
+    store.note_holder(r#"{"pid":7,"listen":"127.0.0.1:8090"}"#).unwrap();
+    assert_eq!(Store::holder(root.path()).unwrap(), r#"{"pid":7,"listen":"127.0.0.1:8090"}"#);
+    let message = open(root.path()).unwrap_err().to_string();
+    assert!(message.contains("127.0.0.1:8090") && message.contains("--repos"), "{message}");
+    drop(store);
+    assert_eq!(Store::holder(root.path()), None);
+    open(root.path()).unwrap();
+}
+
+#[test]
+fn a_newer_store_is_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    drop(open(root.path()).unwrap());
+    assert_eq!(fs::read_to_string(root.path().join("VERSION")).unwrap(), "1\n");
+    fs::write(root.path().join("VERSION"), "2\n").unwrap();
+    assert!(matches!(open(root.path()), Err(StoreError::Version { found: 2, known: 1, .. })));
+    fs::write(root.path().join("VERSION"), "").unwrap();
+    drop(open(root.path()).unwrap());
+}
+
+#[test]
+fn an_illegal_block_size_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    for block_size in [0, 65536, 3 * MIB, 256 * MIB] {
+        assert!(matches!(Store::open(root.path(), StoreOptions { block_size }), Err(StoreError::Misuse { .. })));
+    }
+}
+
+#[test]
+fn what_was_kept_is_there_again() {
+    let root = tempfile::tempdir().unwrap();
+    let all = content(2 * MIB + 1, 1);
+    let oid = keep(root.path(), &all);
+    fs::write(root.path().join("tmp").join("left"), "over").unwrap();
+
+    let store = open(root.path()).unwrap();
+    assert!(!root.path().join("tmp").join("left").exists());
+    let object = store.existing(&oid).unwrap().unwrap();
+    assert!(object.is_verified() && !object.is_checked(0));
+    assert!(object.check(2).unwrap());
+    assert_eq!(object.read(2 * MIB..2 * MIB + 1).unwrap()[..], all[2 * MIB as usize..]);
+    assert!(store.existing(&sha256_of(b"never kept")).unwrap().is_none());
+    let DiskUse { blob_count, allocated_len, free_len, total_len } = store.disk_use().unwrap();
+    assert!(blob_count == 1 && allocated_len > 2 * MIB && free_len <= total_len && total_len > 0);
+}
+
+#[test]
+fn sizes_must_agree() {
+    let root = tempfile::tempdir().unwrap();
+    let oid = keep(root.path(), &content(100, 1));
+    let store = open(root.path()).unwrap();
+    assert!(matches!(store.object(&oid, 99), Err(StoreError::SizeMismatch { kept: 100, asked: 99, .. })));
+    assert!(store.object(&oid, 100).unwrap().is_verified());
+
+    let other = sha256_of(b"other");
+    let before = store.object(&other, 5).unwrap();
+    let after = store.object(&other, 6).unwrap();
+    assert_eq!((before.size(), after.size()), (5, 6));
+    assert!(quarantined(root.path())[0].contains("unverified, of 5 bytes"));
+    assert!(std::sync::Arc::ptr_eq(&after, &store.object(&other, 6).unwrap()));
+}
+
+#[test]
+fn a_broken_file_is_set_aside_and_begun_again() {
+    let root = tempfile::tempdir().unwrap();
+    let all = content(MIB + 5, 2);
+    let oid = keep(root.path(), &all);
+    fs::write(blob(root.path(), &oid), "no block file").unwrap();
+
+    let store = open(root.path()).unwrap();
+    let object = store.object(&oid, all.len() as u64).unwrap();
+    assert_eq!(object.present_count(), 0);
+    assert_eq!(quarantined(root.path()).len(), 1);
+    (0..2).for_each(|index| fill_block(&object, &all, index));
+    assert_eq!(object.verify_whole(&mut |_| ()).unwrap(), Verdict::Verified);
+}
+
+#[test]
+fn quarantine_lets_readers_read_on() {
+    let root = tempfile::tempdir().unwrap();
+    let all = content(MIB, 3);
+    let oid = keep(root.path(), &all);
+    let store = open(root.path()).unwrap();
+    let old = store.object(&oid, MIB).unwrap();
+    let bytes = old.read(0..MIB).unwrap();
+    assert!(store.quarantine_object(&old, "a test said so").unwrap());
+    let new = store.object(&oid, MIB).unwrap();
+    assert_eq!((old.present_count(), new.present_count()), (1, 0));
+    assert!(!store.quarantine_object(&old, "once more").unwrap(), "the new file is not to blame");
+    assert_eq!(quarantined(root.path()), ["a test said so\n"]);
+    assert_eq!(bytes, all);
+    assert!(store.remove(&oid).unwrap() > 0);
+    assert_eq!(store.remove(&oid).unwrap(), 0);
+    assert!(store.existing(&oid).unwrap().is_none());
+    assert!(!store.quarantine(&oid, "gone").unwrap());
+}
+
+#[test]
+fn a_file_of_dingospeeds_is_adopted() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).unwrap();
+    let oid = sha256_of(b"hello\n");
+    let mut file = b"OLAH".to_vec();
+    [8, 8 * MIB, 6, 1 << 20].iter().for_each(|field: &u64| file.extend_from_slice(&field.to_le_bytes()));
+    file.resize(0x20024, 0);
+    file[36] = 1;
+    file.extend_from_slice(b"hello\n");
+    fs::create_dir_all(blob(root.path(), &oid).parent().unwrap()).unwrap();
+    fs::write(blob(root.path(), &oid), &file).unwrap();
+
+    let object = store.object(&oid, 6).unwrap();
+    assert!(object.is_verified());
+    assert_eq!(&object.read(1..6).unwrap()[..], b"ello\n");
+    object.load(0..6).unwrap();
+    assert!(object.is_resident(0..6));
+}
+
+#[test]
+fn links_lead_to_the_object() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).unwrap();
+    let (one, two) = (sha256_of(b"1"), sha256_of(b"2"));
+    store.object(&one, 1).unwrap();
+    store.object(&two, 1).unwrap();
+    let path = FilePath::parse("a/b.json").unwrap();
+    let link = root.path().join(format!("files/models/org/m/resolve/{}/a/b.json", commit().as_str()));
+    for oid in [&one, &one, &two] {
+        store.link(&repo(), &commit(), &path, oid).unwrap();
+        assert_eq!(fs::canonicalize(&link).unwrap(), fs::canonicalize(blob(root.path(), oid)).unwrap());
+        assert!(fs::read_link(&link).unwrap().is_relative());
+    }
+    let long = FilePath::parse(&"x".repeat(300)).unwrap();
+    assert!(matches!(store.link(&repo(), &commit(), &long, &one), Err(StoreError::NameTooLong { .. })));
+
+    // A regular file, as DingoSpeed 1.0 leaves, is not ours to replace.
+    fs::remove_file(&link).unwrap();
+    fs::write(&link, "precious").unwrap();
+    assert!(matches!(store.link(&repo(), &commit(), &path, &one), Err(StoreError::Io { .. })));
+    assert_eq!(fs::read_to_string(&link).unwrap(), "precious");
+    assert_eq!(fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
+}
+
+fn record(target: &str) -> (RecordKey, Record) {
+    let record = Record {
+        status: 200,
+        headers: vec![("content-type".into(), "application/json".into()), ("etag".into(), "\"x\"".into())],
+        fetched_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+        fresh_for: Duration::from_secs(60),
+        stale_for: Duration::from_millis(u64::MAX),
+        target: target.into(),
+        body: Bytes::from_static(b"{\"a\":1}\n\n\xff"),
+    };
+    (RecordKey::of_repo(&repo(), "tree-cccc/recursive", target), record)
+}
+
+#[test]
+fn records_come_back_as_they_were() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).unwrap();
+    let records = store.records();
+    let (key, kept) = record("/api/models/org/m/tree/c?recursive=1");
+    assert_eq!(records.get(&key).unwrap(), None);
+    assert!(!records.touch(&key, SystemTime::now()).unwrap());
+    records.put(&key, &kept).unwrap();
+    assert_eq!(records.get(&key).unwrap(), Some(kept.clone()));
+    let later = kept.fetched_at + Duration::from_secs(5);
+    assert!(records.touch(&key, later).unwrap());
+    assert_eq!(records.get(&key).unwrap(), Some(Record { fetched_at: later, ..kept.clone() }));
+
+    let site = RecordKey::of_site("search", &kept.target);
+    records.put(&site, &kept).unwrap();
+    records.remove(&key).unwrap();
+    records.remove(&key).unwrap();
+    assert_eq!(records.get(&key).unwrap(), None);
+    assert_eq!(records.get(&site).unwrap(), Some(kept.clone()));
+    assert!(records.put(&record("/other").0, &kept).is_err(), "a key of another target");
+    let body = Bytes::from(vec![0; (64 << 20) + 1]);
+    assert!(matches!(records.put(&key, &Record { body, ..kept }), Err(StoreError::TooLarge { .. })));
+}
+
+#[test]
+fn a_record_with_any_byte_changed_is_absent() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).unwrap();
+    let (key, kept) = record("/api/models/org/m");
+    store.records().put(&key, &kept).unwrap();
+    let dir = root.path().join("api/models/org/m");
+    let path = fs::read_dir(&dir).unwrap().next().unwrap().unwrap().path();
+    let good = fs::read(&path).unwrap();
+    let mut broken = 0;
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 0x01;
+        fs::write(&path, &bad).unwrap();
+        // A changed digit of the version, a key's letter, a header, the body: none is ever returned.
+        let found = store.records().get(&key).unwrap();
+        assert_eq!(found, None, "byte {at} of {}", good.len());
+        broken += 1;
+    }
+    fs::write(&path, &good[..good.len() - 1]).unwrap();
+    assert_eq!(store.records().get(&key).unwrap(), None);
+    assert_eq!(store.records().broken_count(), broken + 1);
+    assert!(!path.exists());
+}
+
+#[test]
+fn listings_grow_and_survive_torn_lines() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).unwrap();
+    let listings = store.listings();
+    let file = |seed: u64| ListedFile { oid: sha256_of(&seed.to_le_bytes()), size: seed, lfs: seed % 2 == 0 };
+    assert!(listings.load(&repo(), &commit()).unwrap().files.is_empty());
+
+    listings.append(&repo(), &commit(), &[("a", file(1)), ("b/c \"d\"\n", file(2))]).unwrap();
+    listings.mark_complete(&repo(), &commit(), 2).unwrap();
+    let listing = listings.load(&repo(), &commit()).unwrap();
+    assert!(listing.complete && listing.files.len() == 2);
+    assert_eq!(listing.files["b/c \"d\"\n"], file(2));
+
+    // Cut anywhere: never an entry that was not written, and complete only with all of them.
+    let path = root.path().join(format!("api/models/org/m/commits/{}.jsonl", commit().as_str()));
+    let good = fs::read(&path).unwrap();
+    for len in 0..good.len() - 1 {
+        fs::write(&path, &good[..len]).unwrap();
+        let cut = listings.load(&repo(), &commit()).unwrap();
+        assert!(cut.files.iter().all(|(path, file)| listing.files[path] == *file));
+        assert!(!cut.complete || cut == listing);
+        // What comes after a torn line is not glued to it.
+        listings.append(&repo(), &commit(), &[("e", file(5))]).unwrap();
+        assert_eq!(listings.load(&repo(), &commit()).unwrap().files["e"], file(5));
+    }
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 0x02;
+        fs::write(&path, &bad).unwrap();
+        let changed = listings.load(&repo(), &commit()).unwrap();
+        assert!(changed.files.iter().all(|(path, file)| listing.files.get(path) == Some(file)), "byte {at}");
+        assert!(!changed.complete || changed == listing, "byte {at}");
+    }
+}
+
+#[test]
+fn refs_and_access_are_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).unwrap();
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_456);
+    for revision in ["main", "refs/pr/1", "..", &"long/".repeat(100)] {
+        assert_eq!(store.refs().get_ref(&repo(), revision).unwrap(), None);
+        store.refs().put_ref(&repo(), revision, &commit(), at).unwrap();
+        let kept = store.refs().get_ref(&repo(), revision).unwrap().unwrap();
+        assert_eq!((kept.commit.as_str(), kept.at), (commit().as_str(), at));
+    }
+    assert_eq!(store.refs().get_access(&repo()).unwrap(), None);
+    store.refs().put_access(&repo(), true, at).unwrap();
+    assert!(store.refs().get_access(&repo()).unwrap().unwrap().open);
+    let path = root.path().join("api/models/org/m/access.json");
+    assert_eq!(fs::read_to_string(&path).unwrap(), r#"{"open":true,"at_ms":1700000000456}"#);
+    fs::write(&path, r#"{"open":tr"#).unwrap();
+    assert_eq!(store.refs().get_access(&repo()).unwrap(), None);
+
+    // The one case of two things with one name: neither is taken for the other.
+    let [gpt2, refs] = ["gpt2", "gpt2/refs"].map(|name| RepoId::parse(RepoKind::Model, name).unwrap());
+    store.refs().put_access(&refs, true, at).unwrap();
+    assert_eq!(store.refs().get_ref(&gpt2, "access").unwrap(), None);
+    store.refs().put_ref(&gpt2, "access", &commit(), at).unwrap();
+    assert_eq!(store.refs().get_access(&refs).unwrap(), None);
+}

@@ -1,0 +1,144 @@
+//! A large file that the mirror does not have yet: it comes from upstream once, however many ask and whoever leaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fake_hub::FakeHub;
+use tokio::sync::Barrier;
+
+use crate::harness::{Mirror, Sum};
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 200 * MIB;
+const FILE: &str = "/acme/large/resolve/main/weights.safetensors";
+
+/// Starts a Hub with one 200 MiB file; returns it with the file's sha256.
+async fn hub_with_one_large_file() -> (FakeHub, String) {
+    let hub = FakeHub::start().await;
+    let repo = hub
+        .model("acme/large")
+        .synthetic("weights.safetensors", SIZE, 1);
+    (hub, repo.commit("weights").oid("weights.safetensors"))
+}
+
+fn assert_whole(sum: &Sum, sha256: &str) {
+    assert!(sum.whole, "the body was cut after {} bytes", sum.len);
+    assert_eq!(
+        (sum.status, sum.len, sum.sha256.as_str()),
+        (200, SIZE, sha256)
+    );
+}
+
+/// Asserts that the CDN sent no more than this many times the file.
+fn assert_upstream_at_most(hub: &FakeHub, times: f64) {
+    let sent = hub.cdn_bytes();
+    let most = (SIZE as f64 * times) as u64;
+    assert!(
+        sent <= most,
+        "the CDN sent {sent} bytes for a file of {SIZE}: more than {times} times"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_clients_at_once_cost_upstream_one_file() {
+    let (hub, sha256) = hub_with_one_large_file().await;
+    let mirror = Arc::new(Mirror::start(&hub).await);
+
+    let together = Arc::new(Barrier::new(16));
+    let clients = (0..16).map(|_| {
+        let (mirror, together) = (mirror.clone(), together.clone());
+        tokio::spawn(async move {
+            let mut connection = mirror.connect().await;
+            together.wait().await;
+            connection.ask("GET", FILE, &[]).await;
+            connection.sum("GET").await
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        assert_whole(&client.await.expect("a client that did not panic"), &sha256);
+    }
+
+    assert_upstream_at_most(&hub, 1.02);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_killed_at_30_percent_leaves_the_rest_to_fetch() {
+    let (hub, sha256) = hub_with_one_large_file().await;
+    let mirror = Mirror::start(&hub).await;
+
+    leave_after(&mirror, SIZE * 3 / 10).await;
+    assert_whole(&mirror.sum(FILE, &[]).await, &sha256);
+
+    assert_upstream_at_most(&hub, 1.05);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_resumes_gets_the_rest_and_nothing_twice() {
+    let (hub, _) = hub_with_one_large_file().await;
+    let mirror = Mirror::start(&hub).await;
+    let start = SIZE * 3 / 10 + 17;
+
+    leave_after(&mirror, start).await;
+    let mut connection = mirror.connect().await;
+    connection
+        .ask("GET", FILE, &[&format!("Range: bytes={start}-")])
+        .await;
+    let (status, headers) = connection.head("GET").await.expect("an answer");
+    assert_eq!(status, 206);
+    assert_eq!(
+        headers["content-range"],
+        format!("bytes {start}-{}/{SIZE}", SIZE - 1)
+    );
+    assert_eq!(connection.read_body(SIZE).await, SIZE - start);
+
+    assert_upstream_at_most(&hub, 1.05);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_stopped_at_30_percent_goes_on_from_its_disk() {
+    let (hub, sha256) = hub_with_one_large_file().await;
+    let mut mirror = Mirror::start(&hub).await;
+
+    leave_after(&mirror, SIZE * 3 / 10).await;
+    let status = mirror.stop().await;
+    assert!(status.success(), "SIGTERM is an orderly end, not {status}");
+    mirror.restart().await;
+    assert_whole(&mirror.sum(FILE, &[]).await, &sha256);
+
+    assert_upstream_at_most(&hub, 1.05);
+}
+
+/// Downloads this much and closes the connection.
+async fn leave_after(mirror: &Mirror, len: u64) {
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    let (status, _) = connection.head("GET").await.expect("an answer");
+    assert_eq!(status, 200);
+    assert!(connection.read_body(len).await >= len);
+}
+
+#[tokio::test]
+async fn the_first_byte_does_not_wait_for_the_file() {
+    // At this rate the file takes more than three minutes, so whoever waits for all of it fails.
+    let hub = FakeHub::builder()
+        .cdn_rate(MIB)
+        .start()
+        .await
+        .expect("two free ports");
+    hub.model("acme/large")
+        .synthetic("weights.safetensors", SIZE, 1)
+        .commit("weights");
+    let mirror = Mirror::start(&hub).await;
+
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    let first = async {
+        connection.head("GET").await.expect("an answer");
+        connection.piece().await.expect("a first piece")
+    };
+    let piece = tokio::time::timeout(Duration::from_secs(10), first).await;
+    assert!(
+        piece.is_ok_and(|piece| piece.is_some()),
+        "no byte within 10 s"
+    );
+}

@@ -1,0 +1,16 @@
+//! The real binary in a test's hand, and who talks to it: a byte-exact HTTP client and Python with the Hub's clients.
+//!
+//! Enter by `Mirror::start(&hub)`; the upstream is `fake_hub::FakeHub`. Nothing here knows what a right answer is.
+
+#![allow(
+    dead_code,
+    reason = "the words for the next test are here before the test is"
+)]
+
+mod client;
+mod mirror;
+mod python;
+
+pub(crate) use client::Sum;
+pub(crate) use mirror::{Mirror, program};
+pub(crate) use python::{Python, demo_python};
