@@ -1,4 +1,9 @@
 //! The integration tests: the real binary on loopback, a fake Hub behind it, and clients in front.
 //!
-//! The modules (harness, clients, cold, demo) are listed here once the binary serves.
-fn main() {}
+//! One binary, so it links once. `make test ARGS=cold::` runs one module.
+
+mod harness; // the mirror as a process, an HTTP client that hides nothing, Python
+
+mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos and every error class
+mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
+mod demo; // `make demo`: a real model, twice, with `hf download`

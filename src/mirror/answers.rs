@@ -1,0 +1,252 @@
+//! What the API says: kept answers while they are fresh, upstream's otherwise, kept ones again when upstream fails.
+//!
+//! Answers are read whole (bounded) before they go out: Xet fields must be cut from their JSON, and what they say of
+//! files, revisions and access is learned. `pingora-cache` keeps objects only; this is simpler for answers, since
+//! upstream's redirects are followed inside and one question of many clients is one question upstream.
+
+use super::{Mirror, MirrorError, refused};
+use crate::hub::{ApiTarget, Commit, HubError, RepoId, Revision, Route, parse_info, parse_tree, rewrite};
+use crate::source::{Reply, SourceError, Token, retry_after};
+use crate::store::{Record, RecordKey};
+use bytes::Bytes;
+use http::Method;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// What a commit says never changes.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// The Hub's list of agents; clients keep it as long themselves.
+const AGENTS_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Identical questions within this time are one.
+const COALESCED_FOR: Duration = Duration::from_secs(1);
+/// Bytes of answers on their way; only to share them.
+const COALESCED_LEN_MAX: u64 = 128 << 20;
+/// Upstream's headers that mean something to clients. `Link` is rewritten on the way out.
+const HEADERS_KEPT: [&str; 12] = [
+    "content-type", "link", "etag", "x-repo-commit", "x-total-count", "x-error-code", "x-error-message", "x-revision",
+    "x-xet-cas-url", "x-xet-access-token", "x-xet-token-expiration", "www-authenticate",
+];
+
+/// A question of the API.
+pub struct Question {
+    pub route: Route,
+    pub method: Method,
+    pub target: ApiTarget,
+    pub token: Option<Token>,
+    /// Content type and body of a POST.
+    pub form: Option<(String, Bytes)>,
+}
+
+/// An answer as it may go to the client, but for its `Link`.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Bytes,
+    /// For the log: `upstream`, `store` or `stale`.
+    pub from: &'static str,
+}
+
+pub(super) type Coalesced = moka::future::Cache<(String, [u8; 32]), Arc<Answer>>;
+
+pub(super) fn coalesced() -> Coalesced {
+    let weigh = |_: &(String, [u8; 32]), answer: &Arc<Answer>| u32::try_from(answer.body.len()).unwrap_or(u32::MAX).max(1);
+    moka::future::Cache::builder().weigher(weigh).max_capacity(COALESCED_LEN_MAX).time_to_live(COALESCED_FOR).build()
+}
+
+/// Whether and for how long an answer may be kept.
+struct Keep {
+    key: RecordKey,
+    fresh_for: Duration,
+}
+
+impl Mirror {
+    /// Answers a question. Whatever upstream said is `Ok`, also its no; `Err` is the mirror's own trouble.
+    pub async fn answer(&self, question: &Question) -> Result<Arc<Answer>, HubError> {
+        let target = question.target.upstream_path_and_query();
+        let keep = self.keep(&question.route, &target);
+        let (keep, open) = match (keep, question.route.repo()) {
+            (Some(keep), Some(repo)) => match self.kept_answer(&keep).await {
+                // An answer is shared only between callers of a repo that is open to all.
+                Some(record) if self.access.is_open(repo).await.unwrap_or(false) => (Some(keep), Some(record)),
+                _ => (Some(keep), None),
+            },
+            (Some(keep), None) => {
+                let record = self.kept_answer(&keep).await;
+                (Some(keep), record)
+            }
+            (None, _) => (None, None),
+        };
+        if let Some(record) = &open
+            && is_fresh(record)
+        {
+            return Ok(Arc::new(answer_of(record, "store")));
+        }
+        let error = if self.config.upstream.offline {
+            MirrorError::Offline
+        } else {
+            let key = (target.clone(), Token::fingerprint(question.token.as_ref()));
+            let asked = async { self.ask_upstream(question, &target, keep.as_ref()).await.map(Arc::new) };
+            let outcome = match question.method == Method::POST {
+                true => asked.await,
+                false => self.answers.try_get_with(key, asked).await.map_err(|e| (*e).clone()),
+            };
+            match outcome {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            }
+        };
+        match open {
+            Some(record) if is_usable(&record) => {
+                log::warn!("upstream fails for {target}, the kept answer is used: {error}");
+                Ok(Arc::new(answer_of(&record, "stale")))
+            }
+            _ => Err(error.to_hub()),
+        }
+    }
+
+    fn keep(&self, route: &Route, target: &str) -> Option<Keep> {
+        let by_revision = |revision: Option<&Revision>| match revision.and_then(Revision::as_commit) {
+            Some(_) => FOREVER,
+            None => self.config.freshness.revision,
+        };
+        let of = |repo: &RepoId, name: &str, fresh_for| Some(Keep { key: RecordKey::of_repo(repo, name, target), fresh_for });
+        match route {
+            Route::RepoInfo { repo, revision } => of(repo, "info", by_revision(revision.as_ref())),
+            Route::Tree { repo, revision, .. } => of(repo, &format!("tree-{}", revision.as_str()), by_revision(Some(revision))),
+            Route::Commits { repo, revision } => of(repo, "commits", by_revision(Some(revision))),
+            Route::Refs { repo } => of(repo, "refs", self.config.freshness.revision),
+            Route::AgentHarnesses => Some(Keep { key: RecordKey::of_site("agent-harnesses", target), fresh_for: AGENTS_TTL }),
+            _ => None,
+        }
+    }
+
+    async fn kept_answer(&self, keep: &Keep) -> Option<Record> {
+        let (store, key) = (self.store.clone(), keep.key.clone());
+        match tokio::task::spawn_blocking(move || store.records().get(&key)).await.ok()? {
+            Ok(record) => record,
+            Err(e) => {
+                log::warn!("cannot read a kept answer: {e}");
+                None
+            }
+        }
+    }
+
+    async fn ask_upstream(&self, question: &Question, target: &str, keep: Option<&Keep>) -> Result<Answer, MirrorError> {
+        let form = question.form.as_ref().map(|(content_type, bytes)| (content_type.as_str(), bytes.clone()));
+        // A HEAD is asked as a GET: its answer may be kept, and says the same.
+        let method = if question.method == Method::POST { Method::POST } else { Method::GET };
+        let reply = self.origin.ask(&method, target, question.token.as_ref(), form).await?;
+        if reply.status == 429 || reply.status >= 500 {
+            let host = self.origin.base();
+            return Err(SourceError::Busy { host, status: reply.status, retry_after: retry_after(&reply.headers) }.into());
+        }
+        let mut answer = clean(reply, &question.route);
+        if answer.status == 200 {
+            self.learn(question, &mut answer).await;
+        }
+        let shareable = match question.route.repo() {
+            Some(repo) => answer.status == 200 && keep.is_some() && self.access.is_open(repo).await.unwrap_or(false),
+            None => answer.status == 200,
+        };
+        if let Some(keep) = keep.filter(|_| shareable) {
+            self.keep_answer(keep, &answer).await;
+        }
+        Ok(answer)
+    }
+
+    async fn keep_answer(&self, keep: &Keep, answer: &Answer) {
+        let record = Record {
+            status: answer.status,
+            headers: answer.headers.clone(),
+            fetched_at: SystemTime::now(),
+            fresh_for: keep.fresh_for,
+            stale_for: self.config.freshness.stale,
+            target: keep.key.target().to_owned(),
+            body: answer.body.clone(),
+        };
+        let (store, key) = (self.store.clone(), keep.key.clone());
+        if let Ok(Err(e)) = tokio::task::spawn_blocking(move || store.records().put(&key, &record)).await {
+            log::warn!("cannot keep an answer: {e}");
+        }
+    }
+
+    /// Takes from an answer what saves asking later.
+    async fn learn(&self, question: &Question, answer: &mut Answer) {
+        match &question.route {
+            Route::RepoInfo { repo, revision } => {
+                let Ok(facts) = parse_info(&answer.body) else { return };
+                self.access.learn(repo, &facts).await;
+                if let (Some(sha), Some(revision)) = (facts.sha, revision) {
+                    self.learn_revision(repo, revision, sha).await;
+                }
+            }
+            Route::Tree { repo, revision, path } => {
+                let Some(commit) = revision.as_commit().or_else(|| commit_of(answer)) else { return };
+                // A masked listing teaches nothing: its ids are not the content's.
+                let Ok(files) = parse_tree(&answer.body) else { return };
+                let has_next = answer.headers.iter().any(|(name, _)| name == "link");
+                let is_whole = path.is_none() && question.target.value("recursive").as_deref() == Some("true");
+                let is_first = question.target.value("cursor").is_none();
+                self.learn_tree(repo, commit, &files, is_whole && is_first && !has_next).await;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn commit_of(answer: &Answer) -> Option<Commit> {
+    answer.headers.iter().find(|(name, _)| name == "x-repo-commit").and_then(|(_, value)| Commit::parse(value))
+}
+
+fn age(record: &Record) -> Duration {
+    SystemTime::now().duration_since(record.fetched_at).unwrap_or_default()
+}
+
+fn is_fresh(record: &Record) -> bool {
+    age(record) < record.fresh_for
+}
+
+fn is_usable(record: &Record) -> bool {
+    age(record) < record.fresh_for.saturating_add(record.stale_for)
+}
+
+fn answer_of(record: &Record, from: &'static str) -> Answer {
+    Answer { status: record.status, headers: record.headers.clone(), body: record.body.clone(), from }
+}
+
+/// Upstream's answer without what must not reach clients or the disk: Xet signals, cookies, hop-by-hop headers.
+fn clean(reply: Reply, route: &Route) -> Answer {
+    let text = |name: &str| reply.headers.get(name).and_then(|v| v.to_str().ok());
+    let mut headers: Vec<(String, String)> = Vec::new();
+    for name in HEADERS_KEPT {
+        for value in reply.headers.get_all(name).iter().filter_map(|v| v.to_str().ok()) {
+            headers.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    let is_json = text("content-type").is_some_and(|v| v.contains("json"));
+    let body = match is_json && !matches!(route, Route::XetReadToken { .. }) {
+        true => match rewrite::strip_xet(&reply.body) {
+            Ok(stripped) if stripped.len() == reply.body.len() => reply.body.clone(),
+            Ok(stripped) => {
+                // The tag was of other bytes.
+                headers.retain(|(name, _)| name != "etag");
+                Bytes::from(stripped.into_owned())
+            }
+            Err(_) => reply.body.clone(),
+        },
+        false => reply.body.clone(),
+    };
+    // Agent harnesses must be an object, or clients crash and remember it for a day.
+    if matches!(route, Route::AgentHarnesses) && !(reply.status == 200 && body.trim_ascii_start().starts_with(b"{")) {
+        let error = HubError::no_such_page();
+        return Answer { status: error.status, headers: Vec::new(), body: error.body().into(), from: "upstream" };
+    }
+    if reply.status == 401 && text("x-error-code").is_none() && route.repo().is_some() {
+        let error = refused(401, None, text("x-error-message").unwrap_or(""), None);
+        if let Some(code) = error.code {
+            headers.push(("x-error-code".into(), code.into()));
+        }
+    }
+    Answer { status: reply.status, headers, body, from: "upstream" }
+}

@@ -1,0 +1,232 @@
+//! What a path of a revision is: commit, content id, size. From what is kept if it may be used, else from upstream.
+
+use super::Mirror;
+use crate::config::Config;
+use crate::hub::{ApiTarget, Commit, FilePath, HubError, Oid, RepoId, Revision, TreeFile};
+use crate::source::{Located, Origin, SourceError, Token};
+use crate::store::{ListedFile, Listing, Store};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+/// Listings kept in memory, by the number of files in them all.
+const LISTED_FILES_MAX: u64 = 1_000_000;
+/// Answers that may be on their way or just arrived; only to ask once for many.
+const COALESCED_MAX: u64 = 10_000;
+const COALESCED_FOR: Duration = Duration::from_secs(2);
+
+/// A file, as far as serving it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileInfo {
+    pub repo: RepoId,
+    pub commit: Commit,
+    pub path: FilePath,
+    pub oid: Oid,
+    pub size: u64,
+}
+
+type Shared<T> = Arc<Mutex<T>>;
+type Asked = (String, [u8; 32]);
+
+pub(super) struct Catalog {
+    origin: Arc<Origin>,
+    store: Arc<Store>,
+    offline: bool,
+    revision_ttl: Duration,
+    listings: moka::sync::Cache<(RepoId, Commit), Shared<Listing>>,
+    absent: moka::sync::Cache<(RepoId, Commit, FilePath), ()>,
+    asking: moka::future::Cache<Asked, Located>,
+}
+
+impl Catalog {
+    pub(super) fn new(config: &Config, origin: Arc<Origin>, store: Arc<Store>) -> Catalog {
+        let weigh = |_: &(RepoId, Commit), listing: &Shared<Listing>| {
+            let files = listing.lock().map_or(0, |l| l.files.len());
+            u32::try_from(files).unwrap_or(u32::MAX).max(1)
+        };
+        Catalog {
+            origin,
+            store,
+            offline: config.upstream.offline,
+            revision_ttl: config.freshness.revision,
+            listings: moka::sync::Cache::builder().weigher(weigh).max_capacity(LISTED_FILES_MAX).build(),
+            absent: moka::sync::Cache::builder().max_capacity(100_000).time_to_live(config.freshness.missing).build(),
+            asking: moka::future::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(COALESCED_FOR).build(),
+        }
+    }
+
+    async fn listing(self: &Catalog, repo: &RepoId, commit: Commit) -> Shared<Listing> {
+        let key = (repo.clone(), commit);
+        if let Some(listing) = self.listings.get(&key) {
+            return listing;
+        }
+        let (store, of) = (self.store.clone(), key.clone());
+        let loaded = tokio::task::spawn_blocking(move || store.listings().load(&of.0, &of.1)).await;
+        let listing = match loaded {
+            Ok(Ok(listing)) => listing,
+            Ok(Err(e)) => {
+                log::warn!("cannot read what is known of {repo}@{}: {e}", commit.as_str());
+                Listing::default()
+            }
+            Err(_) => Listing::default(),
+        };
+        self.listings.get_with(key, || Arc::new(Mutex::new(listing)))
+    }
+
+    async fn kept_ref(&self, repo: &RepoId, revision: &Revision) -> Option<(Commit, SystemTime)> {
+        let (store, repo, revision) = (self.store.clone(), repo.clone(), revision.clone());
+        let kept = tokio::task::spawn_blocking(move || store.refs().get_ref(&repo, revision.as_str())).await;
+        kept.ok()?.ok()?.map(|kept| (kept.commit, kept.at))
+    }
+
+    pub(super) async fn learn_ref(&self, repo: &RepoId, revision: &Revision, commit: Commit) {
+        if revision.as_commit() == Some(commit) {
+            return;
+        }
+        let (store, repo, revision) = (self.store.clone(), repo.clone(), revision.clone());
+        let put = tokio::task::spawn_blocking(move || store.refs().put_ref(&repo, revision.as_str(), &commit, SystemTime::now()));
+        if let Ok(Err(e)) = put.await {
+            log::warn!("cannot keep a revision: {e}");
+        }
+    }
+
+    /// Remembers files of a commit; `complete` when these are all there are.
+    pub(super) async fn learn_files(&self, repo: &RepoId, commit: Commit, files: &[TreeFile], complete: bool) {
+        let listing = self.listing(repo, commit).await;
+        let fresh: Vec<(FilePath, ListedFile)> = {
+            let mut listing = listing.lock().unwrap_or_else(|e| e.into_inner());
+            let mut fresh = Vec::new();
+            for file in files {
+                let listed = ListedFile { oid: file.oid, size: file.size, lfs: file.lfs };
+                let key: Box<str> = file.path.as_str().into();
+                if listing.files.get(&key) != Some(&listed) {
+                    listing.files.insert(key, listed.clone());
+                    fresh.push((file.path.clone(), listed));
+                }
+            }
+            listing.complete |= complete;
+            fresh
+        };
+        // Re-inserted so that its weight is counted anew.
+        self.listings.insert((repo.clone(), commit), listing.clone());
+        let (store, repo) = (self.store.clone(), repo.clone());
+        let file_count = complete.then(|| listing.lock().map_or(0, |l| l.files.len() as u64));
+        let written = tokio::task::spawn_blocking(move || {
+            let entries: Vec<_> = fresh.iter().map(|(path, listed)| (path.as_str(), listed.clone())).collect();
+            if !entries.is_empty() {
+                store.listings().append(&repo, &commit, &entries)?;
+            }
+            match file_count {
+                Some(count) => store.listings().mark_complete(&repo, &commit, count),
+                None => Ok(()),
+            }
+        });
+        if let Ok(Err(e)) = written.await {
+            log::warn!("cannot keep a listing: {e}");
+        }
+    }
+
+    async fn ask(&self, target: String, token: Option<&Token>) -> Result<Located, SourceError> {
+        let key = (target.clone(), Token::fingerprint(token));
+        let asked = self.asking.try_get_with(key, async { self.origin.locate(&target, token).await });
+        asked.await.map_err(|error| (*error).clone())
+    }
+}
+
+enum Known {
+    File(FileInfo),
+    Absent,
+    Unknown,
+}
+
+impl Mirror {
+    /// Finds a file, for a caller that [`crate::access::Access`] lets read the repo.
+    pub async fn file(
+        &self,
+        repo: &RepoId,
+        revision: &Revision,
+        path: &FilePath,
+        token: Option<&Token>,
+    ) -> Result<FileInfo, HubError> {
+        let catalog = &self.catalog;
+        let kept = match revision.as_commit() {
+            Some(commit) => Some((commit, true)),
+            None => catalog.kept_ref(repo, revision).await.map(|(commit, at)| {
+                let age = SystemTime::now().duration_since(at).unwrap_or_default();
+                (commit, age < catalog.revision_ttl)
+            }),
+        };
+        if let Some((commit, true)) = kept {
+            match self.known(repo, commit, path).await {
+                Known::File(file) => return Ok(file),
+                Known::Absent => return Err(HubError::entry_not_found(Some(commit))),
+                Known::Unknown => {}
+            }
+        }
+        if catalog.offline {
+            return self.kept_file(repo, kept, path).await.unwrap_or_else(|| Err(HubError::offline()));
+        }
+        // A fresh branch is asked at its commit, so that what two requests see of it agrees.
+        let at = match kept {
+            Some((commit, true)) => Revision::from(commit),
+            _ => revision.clone(),
+        };
+        let target = ApiTarget::resolve(repo, &at, path).upstream_path_and_query();
+        match catalog.ask(target, token).await {
+            Ok(found) => {
+                let file = FileInfo { repo: repo.clone(), commit: found.commit, path: path.clone(), oid: found.oid, size: found.size };
+                catalog.learn_ref(repo, revision, found.commit).await;
+                let lfs = found.oid.is_sha256();
+                let learned = TreeFile { path: path.clone(), oid: found.oid, size: found.size, lfs };
+                catalog.learn_files(repo, found.commit, &[learned], false).await;
+                Ok(file)
+            }
+            Err(SourceError::Refused { code: Some(code), commit, .. }) if code == "EntryNotFound" => {
+                if let Some(commit) = commit {
+                    catalog.learn_ref(repo, revision, commit).await;
+                    catalog.absent.insert((repo.clone(), commit, path.clone()), ());
+                }
+                Err(HubError::entry_not_found(commit))
+            }
+            Err(error) if error.is_passing() => {
+                log::warn!("upstream fails for {repo}@{revision}/{path}: {error}");
+                self.kept_file(repo, kept, path).await.unwrap_or_else(|| Err(error.to_hub()))
+            }
+            Err(error) => Err(error.to_hub()),
+        }
+    }
+
+    async fn known(&self, repo: &RepoId, commit: Commit, path: &FilePath) -> Known {
+        let listing = self.catalog.listing(repo, commit).await;
+        let listing = listing.lock().unwrap_or_else(|e| e.into_inner());
+        match listing.files.get(path.as_str()) {
+            Some(listed) => {
+                Known::File(FileInfo { repo: repo.clone(), commit, path: path.clone(), oid: listed.oid, size: listed.size })
+            }
+            None if listing.complete || self.catalog.absent.contains_key(&(repo.clone(), commit, path.clone())) => Known::Absent,
+            None => Known::Unknown,
+        }
+    }
+
+    /// What is kept, however old: for when upstream cannot be asked.
+    async fn kept_file(
+        &self,
+        repo: &RepoId,
+        kept: Option<(Commit, bool)>,
+        path: &FilePath,
+    ) -> Option<Result<FileInfo, HubError>> {
+        let (commit, _) = kept?;
+        match self.known(repo, commit, path).await {
+            Known::File(file) => Some(Ok(file)),
+            Known::Absent => Some(Err(HubError::entry_not_found(Some(commit)))),
+            Known::Unknown => None,
+        }
+    }
+
+    pub(super) async fn learn_revision(&self, repo: &RepoId, revision: &Revision, commit: Commit) {
+        self.catalog.learn_ref(repo, revision, commit).await;
+    }
+
+    pub(super) async fn learn_tree(&self, repo: &RepoId, commit: Commit, files: &[TreeFile], complete: bool) {
+        self.catalog.learn_files(repo, commit, files, complete).await;
+    }
+}

@@ -1,0 +1,70 @@
+//! Why the mirror cannot give what was asked.
+
+use crate::hub::{HubError, Oid};
+use crate::source::SourceError;
+
+/// Cloned to every reader that waits for the same bytes.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum MirrorError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The disk failed; the text carries what and where.
+    #[error("{0}")]
+    Store(String),
+    /// The bytes that upstream gave are not the ones it promised.
+    #[error("the content of `{oid}` hashes to {found}: it was set aside; ask again to fetch it anew")]
+    Mismatch { oid: Oid, found: String },
+    /// Complete, but the hash of the whole is not known yet.
+    #[error("`{oid}` is still being verified; ask again in a moment")]
+    Unverified { oid: Oid },
+    /// Not kept here, and upstream is not asked.
+    #[error("not in this mirror's cache, and it runs offline")]
+    Offline,
+}
+
+impl MirrorError {
+    /// The answer for a client, while none has begun.
+    pub fn to_hub(&self) -> HubError {
+        match self {
+            MirrorError::Source(error) => error.to_hub(),
+            MirrorError::Store(text) => HubError::internal(text),
+            MirrorError::Mismatch { .. } => HubError::upstream_broken(&self.to_string()),
+            MirrorError::Unverified { .. } => HubError::upstream_unavailable(&self.to_string(), 5),
+            MirrorError::Offline => HubError::offline(),
+        }
+    }
+}
+
+impl SourceError {
+    /// Upstream's no in the Hub's words, upstream's trouble as trouble: never 401 or 404 for the latter.
+    pub fn to_hub(&self) -> HubError {
+        match self {
+            SourceError::Unreachable { .. } => HubError::upstream_unavailable(&self.to_string(), 10),
+            SourceError::Timeout { .. } => HubError::upstream_timeout(&self.to_string()),
+            SourceError::Broken { .. } | SourceError::Forbidden { .. } => HubError::upstream_broken(&self.to_string()),
+            SourceError::Busy { status: 429, retry_after, .. } => {
+                HubError::too_many_requests(retry_after.map_or(10, |d| d.as_secs().max(1)))
+            }
+            SourceError::Busy { retry_after, .. } => {
+                HubError::upstream_unavailable(&self.to_string(), retry_after.map_or(10, |d| d.as_secs().max(1)))
+            }
+            SourceError::Refused { status, code, message, commit, .. } => {
+                refused(*status, code.as_deref(), message, *commit)
+            }
+        }
+    }
+}
+
+/// The Hub's answer for a missing repo carries no code; over plain http clients need one to name the exception.
+pub(crate) fn refused(status: u16, code: Option<&str>, message: &str, commit: Option<crate::hub::Commit>) -> HubError {
+    let code = match code {
+        Some("RepoNotFound") => Some("RepoNotFound"),
+        Some("RevisionNotFound") => Some("RevisionNotFound"),
+        Some("EntryNotFound") => Some("EntryNotFound"),
+        Some("GatedRepo") => Some("GatedRepo"),
+        None if status == 401 && message != "Invalid credentials in Authorization header" => Some("RepoNotFound"),
+        _ => None,
+    };
+    let message = if message.is_empty() { format!("The Hub answered {status}.") } else { message.to_owned() };
+    HubError { status, code, message, commit, retry_after: None }
+}

@@ -1,0 +1,127 @@
+//! Decides: what a file is, what to fetch next, what is kept and for how long.
+//!
+//! The mirror knows freshness, flights and readers. It never sees an HTTP response to a client. Enter by [`Mirror`]:
+//! [`Mirror::file`] finds what a path is, [`Mirror::read`] its bytes, [`Mirror::answer`] what the API says.
+
+mod answers;
+mod catalog;
+mod courier;
+mod error;
+mod fill;
+mod reader;
+mod sources;
+
+pub use answers::{Answer, Question};
+pub use catalog::FileInfo;
+pub(crate) use error::refused;
+pub use error::MirrorError;
+pub use reader::Reader;
+
+use crate::access::Access;
+use crate::config::Config;
+use crate::hub::{ApiTarget, Oid};
+use crate::source::{Origin, Token};
+use crate::store::Store;
+use catalog::Catalog;
+use fill::{Fill, Limits};
+use sources::{Place, Sources};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Objects used lately stay open, with their marks of what was checked.
+const WARM_OBJECTS_MAX: u64 = 1024;
+const WARM_FOR: Duration = Duration::from_secs(600);
+/// The map of live fills is swept of dead ones when it has grown by this many.
+const SWEEP_AT: usize = 4096;
+
+/// The heart: one per process.
+pub struct Mirror {
+    pub(crate) store: Arc<Store>,
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) access: Access,
+    pub(crate) config: Config,
+    catalog: Catalog,
+    answers: answers::Coalesced,
+    limits: Arc<Limits>,
+    /// Exactly one fill per live object, or two would fetch the same block.
+    fills: Mutex<HashMap<Oid, Weak<Fill>>>,
+    warm: moka::sync::Cache<Oid, Arc<Fill>>,
+}
+
+impl Mirror {
+    /// Fails when `upstream.url` is not a URL.
+    pub fn new(config: &Config, store: Arc<Store>) -> Option<Arc<Mirror>> {
+        let origin = Arc::new(Origin::new(&config.upstream)?);
+        let limits = Limits {
+            connections: Arc::new(Semaphore::new(config.fetch.connections as usize)),
+            connections_per_object: config.fetch.connections_per_object as usize,
+            run_size: config.fetch.run_size,
+            attempts: config.upstream.attempts,
+            when_client_leaves: config.fetch.when_client_leaves,
+        };
+        Some(Arc::new(Mirror {
+            access: Access::new(config, origin.clone(), store.clone()),
+            catalog: Catalog::new(config, origin.clone(), store.clone()),
+            answers: answers::coalesced(),
+            config: config.clone(),
+            store,
+            origin,
+            limits: Arc::new(limits),
+            fills: Mutex::default(),
+            warm: moka::sync::Cache::builder().max_capacity(WARM_OBJECTS_MAX).time_to_idle(WARM_FOR).build(),
+        }))
+    }
+
+    /// Opens a file's bytes. `token` is one that upstream lets read the file; it may be used for fetching.
+    pub async fn read(self: &Arc<Self>, file: &FileInfo, token: Option<&Token>) -> Result<Reader, MirrorError> {
+        let fill = match self.live(&file.oid) {
+            Some(fill) => fill,
+            None => self.open(file).await?,
+        };
+        if !self.config.upstream.offline {
+            let target = ApiTarget::resolve(&file.repo, &file.commit.into(), &file.path).upstream_path_and_query();
+            fill.sources.add(Place { target, token: token.cloned() });
+        }
+        Ok(Reader::new(fill))
+    }
+
+    fn live(&self, oid: &Oid) -> Option<Arc<Fill>> {
+        if let Some(fill) = self.warm.get(oid) {
+            if !fill.is_broken() {
+                return Some(fill);
+            }
+            self.warm.invalidate(oid);
+        }
+        let fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
+        fills.get(oid)?.upgrade().filter(|fill| !fill.is_broken())
+    }
+
+    async fn open(self: &Arc<Self>, file: &FileInfo) -> Result<Arc<Fill>, MirrorError> {
+        let (mirror, file) = (self.clone(), file.clone());
+        let opened = tokio::task::spawn_blocking(move || mirror.open_blocking(&file));
+        opened.await.map_err(|e| MirrorError::Store(e.to_string()))?
+    }
+
+    fn open_blocking(&self, file: &FileInfo) -> Result<Arc<Fill>, MirrorError> {
+        let object = self.store.object(&file.oid, file.size).map_err(|e| MirrorError::Store(e.to_string()))?;
+        if let Err(e) = self.store.link(&file.repo, &file.commit, &file.path, &file.oid) {
+            // The links are for people with `ls`; serving does not depend on them.
+            log::warn!("no link for {}/{}: {e}", file.repo, file.path);
+        }
+        let mut fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
+        // Somebody else may have opened it meanwhile; the first one stays.
+        if let Some(fill) = fills.get(&file.oid).and_then(Weak::upgrade).filter(|fill| !fill.is_broken()) {
+            return Ok(fill);
+        }
+        let sources = Sources::new(self.origin.clone(), file.oid);
+        let fill = Fill::new(object, self.store.clone(), sources, self.limits.clone());
+        if fills.len() >= SWEEP_AT {
+            fills.retain(|_, fill| fill.strong_count() > 0);
+        }
+        fills.insert(file.oid, Arc::downgrade(&fill));
+        self.warm.insert(file.oid, fill.clone());
+        Ok(fill)
+    }
+}

@@ -1,0 +1,332 @@
+//! The desk: speaks HTTP with clients, through pingora's hooks.
+//!
+//! A request is parsed once ([`Route`]), let through or refused (`access`), and answered: API answers are written here,
+//! objects go out as hits of pingora's cache, whose storage ([`storage`]) reads blocks. Statuses and headers are chosen in
+//! this room only. It never computes blocks.
+
+mod api;
+mod range;
+mod respond;
+mod storage;
+
+use crate::config::Config;
+use crate::hub::{ApiTarget, HubError, Own, RangeAsk, Route, content_disposition, content_type};
+use crate::metrics::metrics;
+use crate::mirror::{FileInfo, Mirror, Reader};
+use crate::source::Token;
+use async_trait::async_trait;
+use http::{Method, header};
+use pingora_cache::{CacheKey, CacheMeta, NoCacheReason};
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use storage::{Handle, OBJECTS};
+
+/// The proxy for clients.
+pub struct HubProxy {
+    mirror: Arc<Mirror>,
+    public_url: String,
+    send_timeout: Duration,
+}
+
+/// What one request carries from hook to hook.
+pub struct Ctx {
+    started: Instant,
+    label: &'static str,
+    file: Option<FileInfo>,
+    /// Taken by the cache's storage when the object is looked up.
+    reader: Option<Reader>,
+    ask: RangeAsk,
+    /// For the log: where the answer came from.
+    from: &'static str,
+    _client: Counted,
+}
+
+/// One running request, counted in the metrics while it lives.
+struct Counted;
+
+impl Counted {
+    fn new() -> Counted {
+        metrics().clients.inc();
+        Counted
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        metrics().clients.dec();
+    }
+}
+
+impl HubProxy {
+    pub fn new(config: &Config, mirror: Arc<Mirror>) -> HubProxy {
+        HubProxy { mirror, public_url: config.server.public_url.clone(), send_timeout: config.server.send_timeout }
+    }
+
+    /// Answers all but files; `Ok(None)` means that the cache goes on with `ctx.reader`.
+    async fn answer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Option<()>, Refusal> {
+        let head = session.req_header();
+        let method = head.method.clone();
+        let raw_target = head.raw_path().to_vec();
+        let route = Route::parse(&method, &raw_target).map_err(|e| HubError::from(e).into_refusal())?;
+        ctx.label = route.label();
+        let token = Token::from_header(head.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()));
+        match route {
+            Route::Resolve { repo, revision, path } => {
+                self.admit(&repo, &revision, &path, token.as_ref()).await?;
+                let file = self.mirror.file(&repo, &revision, &path, token.as_ref()).await.map_err(HubError::into_refusal)?;
+                self.prepare(session, ctx, file, token.as_ref()).await?;
+                Ok(None)
+            }
+            Route::Own(own) => {
+                self.own(session, own).await?;
+                Ok(Some(()))
+            }
+            Route::Preflight => {
+                respond::preflight(session).await?;
+                Ok(Some(()))
+            }
+            Route::Telemetry => {
+                respond::empty(session, 204).await?;
+                Ok(Some(()))
+            }
+            Route::Write => Err(HubError::read_only_mirror().into_refusal()),
+            Route::Bucket | Route::Manifest | Route::Git { .. } | Route::Unknown => Err(HubError::no_such_page().into_refusal()),
+            route => {
+                let target = ApiTarget::new(&route, &raw_target);
+                ctx.from = self.api(session, route, method, target, token).await?;
+                Ok(Some(()))
+            }
+        }
+    }
+
+    /// Lets the caller read the file, or says no. Some files of a gated repo are open to all, which only upstream knows.
+    async fn admit(
+        &self,
+        repo: &crate::hub::RepoId,
+        revision: &crate::hub::Revision,
+        path: &crate::hub::FilePath,
+        token: Option<&Token>,
+    ) -> Result<(), Refusal> {
+        let Err(refusal) = self.mirror.access.check(repo, token).await else { return Ok(()) };
+        if refusal.status >= 500 || refusal.status == 429 {
+            return Err(refusal.into_refusal());
+        }
+        let target = ApiTarget::resolve(repo, revision, path).upstream_path_and_query();
+        match self.mirror.origin.locate(&target, token).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_hub().into_refusal()),
+        }
+    }
+
+    /// Waits for the first byte of what is asked, so that trouble still has a status of its own.
+    async fn prepare(&self, session: &Session, ctx: &mut Ctx, file: FileInfo, token: Option<&Token>) -> Result<(), Refusal> {
+        let request = session.req_header();
+        let mut reader = self.mirror.read(&file, token).await.map_err(|e| e.to_hub().into_refusal())?;
+        ctx.ask = range::asked(request, &file);
+        let first = match &ctx.ask {
+            RangeAsk::Whole => Some(0..file.size),
+            RangeAsk::One(span) => Some(span.clone()),
+            RangeAsk::Many(spans) => spans.first().cloned(),
+            RangeAsk::Unsatisfiable => None,
+        };
+        let sends_body = request.method == Method::GET && !range::not_modified(request, &file);
+        if let Some(span) = first.filter(|_| sends_body) {
+            reader.prepare(span).await.map_err(|e| e.to_hub().into_refusal())?;
+        }
+        ctx.reader = Some(reader);
+        ctx.file = Some(file);
+        Ok(())
+    }
+
+    async fn own(&self, session: &mut Session, own: Own) -> Result<(), Refusal> {
+        match own {
+            Own::Metrics if self.mirror.config.metrics.enabled => {
+                respond::bytes(session, 200, "text/plain; version=0.0.4", metrics().encode()).await?;
+                Ok(())
+            }
+            Own::Health | Own::Ready => {
+                let body = format!("{{\"status\":\"ok\",\"version\":\"{}\"}}\n", env!("CARGO_PKG_VERSION"));
+                respond::bytes(session, 200, "application/json", body.into_bytes()).await?;
+                Ok(())
+            }
+            Own::Index => {
+                let base = respond::base(session, &self.public_url);
+                let text = format!(
+                    "DingoSpeed {}: a mirror of {}.\nPoint clients here: export HF_ENDPOINT={base}\n",
+                    env!("CARGO_PKG_VERSION"),
+                    self.mirror.origin.base()
+                );
+                respond::bytes(session, 200, "text/plain; charset=utf-8", text.into_bytes()).await?;
+                Ok(())
+            }
+            _ => Err(HubError::no_such_page().into_refusal()),
+        }
+    }
+}
+
+/// Why a request ends here: an answer to be written, or a connection that cannot be written to.
+pub(crate) enum Refusal {
+    Hub(Box<HubError>),
+    Pingora(Box<Error>),
+}
+
+impl From<Box<Error>> for Refusal {
+    fn from(error: Box<Error>) -> Refusal {
+        Refusal::Pingora(error)
+    }
+}
+
+impl HubError {
+    pub(crate) fn into_refusal(self) -> Refusal {
+        Refusal::Hub(Box::new(self))
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for HubProxy {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx {
+            started: Instant::now(),
+            label: "unknown",
+            file: None,
+            reader: None,
+            ask: RangeAsk::Whole,
+            from: "mirror",
+            _client: Counted::new(),
+        }
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, _ctx: &mut Ctx) -> Result<()> {
+        session.set_write_timeout(Some(self.send_timeout));
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        match self.answer(session, ctx).await {
+            Ok(Some(())) => Ok(true),
+            Ok(None) => Ok(false),
+            Err(Refusal::Hub(error)) => {
+                respond::refuse(session, &error).await?;
+                Ok(true)
+            }
+            Err(Refusal::Pingora(error)) => Err(error),
+        }
+    }
+
+    fn request_cache_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
+        if ctx.reader.is_some() {
+            session.cache.enable(&OBJECTS, None, None, None, None);
+        }
+        Ok(())
+    }
+
+    fn cache_key_callback(&self, _session: &Session, ctx: &mut Ctx) -> Result<CacheKey> {
+        let (Some(file), Some(reader)) = (&ctx.file, ctx.reader.take()) else {
+            return Error::e_explain(ErrorType::InternalError, "no object to look up");
+        };
+        let mut key = CacheKey::new(file.oid.as_str(), "");
+        key.extensions.insert(Handle::new(reader, file));
+        Ok(key)
+    }
+
+    fn cache_not_modified_filter(&self, session: &Session, _resp: &ResponseHeader, ctx: &mut Ctx) -> Result<bool> {
+        Ok(ctx.file.as_ref().is_some_and(|file| range::not_modified(session.req_header(), file)))
+    }
+
+    fn range_header_filter(
+        &self,
+        session: &mut Session,
+        resp: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> pingora_proxy::RangeType {
+        range::apply(session.req_header(), resp, &ctx.ask, ctx.file.as_ref())
+    }
+
+    async fn response_filter(&self, _session: &mut Session, resp: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        resp.remove_header(&header::AGE);
+        if let Some(file) = &ctx.file {
+            ctx.from = "object";
+            resp.insert_header("X-Repo-Commit", file.commit.as_str())?;
+            resp.insert_header("X-Linked-Etag", file.oid.etag())?;
+            resp.insert_header("X-Linked-Size", file.size)?;
+            resp.insert_header("ETag", file.oid.etag())?;
+            resp.insert_header("Accept-Ranges", "bytes")?;
+            resp.insert_header("Content-Disposition", content_disposition(file.path.file_name()))?;
+            if resp.status == 200 || (resp.status == 206 && !resp.headers.get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"multipart"))) {
+                resp.insert_header("Content-Type", content_type(file.path.as_str()))?;
+            }
+            respond::add_cors(resp)?;
+        }
+        Ok(())
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, _ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        // Every answer is the mirror's own; nothing is passed on as it is.
+        session.cache.disable(NoCacheReason::InternalError);
+        Error::e_explain(ErrorType::InternalError, "a request fell through to the proxy")
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, _ctx: &mut Ctx) -> FailToProxy {
+        let error_code = match e.etype() {
+            ErrorType::HTTPStatus(code) => *code,
+            _ if *e.esource() == pingora_core::ErrorSource::Downstream => 0,
+            _ => 500,
+        };
+        if error_code > 0 && session.response_written().is_none() {
+            let mut error = HubError::internal("the request could not be handled; see the mirror's log");
+            error.status = error_code;
+            // The connection is given up next, whatever becomes of this.
+            let _ = respond::refuse(session, &error).await;
+        }
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        #[cfg(unix)] _fd: std::os::unix::io::RawFd,
+        _digest: Option<&Digest>,
+        _ctx: &mut Ctx,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
+        let status = session.response_written().map_or(0, |r| r.status.as_u16());
+        let sent = session.body_bytes_sent() as u64;
+        let took = ctx.started.elapsed();
+        metrics().answered(ctx.label, status, sent, took.as_secs_f64());
+        let head = session.req_header();
+        let path = String::from_utf8_lossy(head.raw_path()).into_owned();
+        let path = path.split('?').next().unwrap_or("");
+        let client = session.client_addr().map(|a| a.to_string()).unwrap_or_default();
+        let error = e.map(|e| format!(" error={:?}", e.to_string())).unwrap_or_default();
+        log::info!(
+            "served client={client} method={} path={path:?} route={} status={status} sent={sent} from={} ms={}{error}",
+            head.method,
+            ctx.label,
+            ctx.from,
+            took.as_millis()
+        );
+    }
+}
+
+/// Meta of an object as pingora's cache wants it; what belongs to the request is added on the way out.
+fn object_meta(file: &FileInfo) -> Result<CacheMeta> {
+    let mut head = ResponseHeader::build(200, Some(12))?;
+    head.insert_header("Content-Length", file.size)?;
+    head.insert_header("ETag", file.oid.etag())?;
+    head.insert_header("Content-Type", content_type(file.path.as_str()))?;
+    head.insert_header("Accept-Ranges", "bytes")?;
+    let now = std::time::SystemTime::now();
+    Ok(CacheMeta::new(now + Duration::from_secs(3600), now, 0, 0, head))
+}

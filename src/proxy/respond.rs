@@ -1,0 +1,79 @@
+//! Writes the mirror's own answers.
+
+use crate::hub::HubError;
+use bytes::Bytes;
+use http::{Method, header};
+use pingora_core::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+/// What a browser's script may read, as the Hub says it.
+const EXPOSED: &str = "X-Repo-Commit,X-Request-Id,X-Error-Code,X-Error-Message,X-Total-Count,ETag,Link,Accept-Ranges,\
+                       Content-Range,X-Linked-Size,X-Linked-ETag,X-Xet-Hash";
+
+pub(super) fn add_cors(head: &mut ResponseHeader) -> Result<()> {
+    head.insert_header("Access-Control-Allow-Origin", "*")?;
+    head.insert_header("Access-Control-Expose-Headers", EXPOSED)
+}
+
+/// Says no in the Hub's words; the connection stays usable.
+pub(super) async fn refuse(session: &mut Session, error: &HubError) -> Result<()> {
+    let mut head = ResponseHeader::build(error.status, Some(10))?;
+    for (name, value) in error.headers() {
+        head.insert_header(name, value)?;
+    }
+    head.insert_header("Content-Type", "application/json; charset=utf-8")?;
+    whole(session, head, error.body().into()).await
+}
+
+pub(super) async fn bytes(session: &mut Session, status: u16, content_type: &'static str, body: Vec<u8>) -> Result<()> {
+    let mut head = ResponseHeader::build(status, Some(6))?;
+    head.insert_header("Content-Type", content_type)?;
+    whole(session, head, body.into()).await
+}
+
+pub(super) async fn empty(session: &mut Session, status: u16) -> Result<()> {
+    let mut head = ResponseHeader::build(status, Some(4))?;
+    add_cors(&mut head)?;
+    session.write_response_header(Box::new(head), true).await
+}
+
+pub(super) async fn preflight(session: &mut Session) -> Result<()> {
+    let mut head = ResponseHeader::build(204, Some(6))?;
+    head.insert_header("Access-Control-Allow-Methods", "GET,HEAD,OPTIONS,POST")?;
+    head.insert_header("Access-Control-Allow-Headers", "*, Authorization, Range")?;
+    add_cors(&mut head)?;
+    session.write_response_header(Box::new(head), true).await
+}
+
+/// Writes a head and its whole body; of a HEAD only the head, with the length the body would have.
+pub(super) async fn whole(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> Result<()> {
+    head.insert_header("Content-Length", body.len())?;
+    add_cors(&mut head)?;
+    // An unread request body would be taken for the next request.
+    let keepalive = keepalive(session);
+    session.set_keepalive(keepalive);
+    let bare = session.req_header().method == Method::HEAD || body.is_empty();
+    session.write_response_header(Box::new(head), bare).await?;
+    if !bare {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+fn keepalive(session: &mut Session) -> Option<u64> {
+    let seconds = session.get_keepalive();
+    if session.is_body_empty() || session.is_body_done() { seconds } else { None }
+}
+
+/// Where the client reached this mirror: for links that lead back to it.
+pub(super) fn base(session: &Session, public_url: &str) -> String {
+    if !public_url.is_empty() {
+        return public_url.to_owned();
+    }
+    let request = session.req_header();
+    let host = request.headers.get(header::HOST).and_then(|v| v.to_str().ok());
+    let authority = request.uri.authority().map(|a| a.as_str());
+    let is_host = |h: &&str| !h.is_empty() && h.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b));
+    format!("http://{}", authority.or(host).filter(is_host).unwrap_or("localhost"))
+}
