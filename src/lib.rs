@@ -6,5 +6,6 @@ pub mod hub;
 pub mod metrics;
 pub mod mirror;
 pub mod proxy;
+pub mod server;
 pub mod source;
 pub mod store;

@@ -29,7 +29,7 @@ pub(super) struct Limits {
 }
 
 /// The filling of one object.
-pub struct Fill {
+pub(super) struct Fill {
     pub(super) object: Arc<Object>,
     pub(super) limits: Arc<Limits>,
     pub(super) sources: Sources,

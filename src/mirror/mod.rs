@@ -51,9 +51,10 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Fails when `upstream.url` is not a URL.
-    pub fn new(config: &Config, store: Arc<Store>) -> Option<Arc<Mirror>> {
-        let origin = Arc::new(Origin::new(&config.upstream)?);
+    /// Builds the mirror of a checked configuration over an open store. Needs no runtime yet.
+    pub fn new(config: &Config, store: Arc<Store>) -> Arc<Mirror> {
+        let origin = Origin::new(&config.upstream).expect("Config accepts only URLs as upstream.url");
+        let origin = Arc::new(origin);
         let limits = Limits {
             connections: Arc::new(Semaphore::new(config.fetch.connections as usize)),
             connections_per_object: config.fetch.connections_per_object as usize,
@@ -61,7 +62,7 @@ impl Mirror {
             attempts: config.upstream.attempts,
             when_client_leaves: config.fetch.when_client_leaves,
         };
-        Some(Arc::new(Mirror {
+        Arc::new(Mirror {
             access: Access::new(config, origin.clone(), store.clone()),
             catalog: Catalog::new(config, origin.clone(), store.clone()),
             answers: answers::coalesced(),
@@ -71,7 +72,7 @@ impl Mirror {
             limits: Arc::new(limits),
             fills: Mutex::default(),
             warm: moka::sync::Cache::builder().max_capacity(WARM_OBJECTS_MAX).time_to_idle(WARM_FOR).build(),
-        }))
+        })
     }
 
     /// Opens a file's bytes. `token` is one that upstream lets read the file; it may be used for fetching.

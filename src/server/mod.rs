@@ -1,0 +1,189 @@
+//! Builds the parts in the order in which they need each other, runs them, and ends them.
+//!
+//! Pingora brings the HTTP service; the runtime, the signals and the end are ours, instead of pingora's `Server`. That
+//! one sleeps its whole grace period after SIGTERM even when nothing runs any more, keeps one thread pool per service,
+//! and panics in a task, half a minute late, when the address is taken. What it does beyond that (daemons, handing
+//! sockets to a successor) is the init system's work here. What is left of it is [`serve`], which fits on a screen.
+//!
+//! Enter by [`run`] to serve until a signal, or by [`mirror_for`] to find a mirror of a directory or start one.
+
+mod disk;
+mod drain;
+mod listen;
+mod local;
+
+pub use listen::reachable;
+pub use local::{MirrorAt, mirror_for};
+
+use crate::{
+    config::Config,
+    mirror::Mirror,
+    proxy::HubProxy,
+    store::{Store, StoreError, StoreOptions},
+};
+use drain::{Counted, Drained};
+use listen::Socket;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::services::listening::Service;
+use std::{future::Future, io, net::SocketAddr, sync::Arc, thread, time::Duration};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+
+/// Idle connections to upstream kept for the next API call; block fetches have their own.
+const UPSTREAM_IDLE_MAX: usize = 256;
+/// Tries of one API call within one request; longer trouble is for the client to retry, who is told when.
+const UPSTREAM_RETRIES_MAX: usize = 3;
+/// After the drain, how long a write to disk that is under way may still take.
+const DISK_END_MAX: Duration = Duration::from_secs(2);
+
+/// Why the server did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The address is taken, not ours, or not there.
+    #[error("cannot listen on {address}: {source}; {remedy}")]
+    Listen { address: String, source: io::Error, remedy: String },
+    #[error("cannot start threads or watch for signals: {0}")]
+    System(#[from] io::Error),
+    /// The accept loop has ended by itself, which is a fault of the program.
+    #[error("the service that accepts connections has ended: {0}")]
+    Stopped(String),
+    /// Another process has the directory and has not said where it listens.
+    #[error("{directory} is in use by another process, which does not say where it listens ({holder}); try again in a moment")]
+    Silent { directory: String, holder: String },
+}
+
+/// How a server that had started came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Every running response was completed.
+    Drained,
+    /// `server.drain_timeout` passed first; so many connections were cut.
+    Cut(u64),
+    /// Told to end at once (SIGINT).
+    AtOnce,
+}
+
+/// Serves until SIGTERM (completes what runs, for `server.drain_timeout` at most) or SIGINT (ends at once).
+///
+/// Blocks; needs the whole process, whose signals it takes. The start line goes to stderr once connections are accepted.
+pub fn run(config: &Config) -> Result<Ended, ServeError> {
+    raise_file_limit();
+    let store = open_store(config)?;
+    let socket = Socket::bind(&config.server.listen, "choose another with --listen ADDR:PORT (port 0 takes any free one)")?;
+    let runtime = new_runtime(config)?;
+    let ended = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let asked = async { drop(terminate.recv().await) };
+        tokio::select! {
+            ended = serve(config, store, socket, asked, |address| announce(config, address)) => ended,
+            // Cuts a drain short as well.
+            _ = interrupt.recv() => Ok(Ended::AtOnce),
+        }
+    });
+    if matches!(ended, Ok(Ended::AtOnce)) {
+        runtime.shutdown_background();
+    } else {
+        runtime.shutdown_timeout(DISK_END_MAX);
+    }
+    ended
+}
+
+/// Builds the parts and runs them until `stop` resolves; then drains. Calls `started` when connections are accepted.
+async fn serve(
+    config: &Config,
+    store: Arc<Store>,
+    socket: Socket,
+    stop: impl Future<Output = ()>,
+    started: impl FnOnce(SocketAddr),
+) -> Result<Ended, ServeError> {
+    let address = socket.address();
+    let mirror = Mirror::new(config, store.clone());
+    let desk = Counted::new(pingora_proxy::http_proxy(&pingora_conf(), HubProxy::new(config, mirror)));
+    let connections = desk.connections();
+    let (stop_sender, shutdown) = watch::channel(false);
+
+    // Dropped with everything in it when this function ends.
+    let mut services = JoinSet::new();
+    services.spawn(socket.serve(Service::new("mirror".to_owned(), desk), shutdown.clone()));
+    if !config.metrics.listen.is_empty() {
+        let socket = Socket::bind(&config.metrics.listen, "choose another with --set metrics.listen=ADDR:PORT")?;
+        services.spawn(socket.serve(pingora_prometheus::prometheus_http_service(), shutdown));
+    }
+    let gauges = tokio::spawn(disk::watch(store.clone()));
+    store.note_holder(&serde_json::json!({ "pid": std::process::id(), "listen": address.to_string() }).to_string())?;
+    started(address);
+
+    tokio::select! {
+        () = stop => {}
+        Some(ended) = services.join_next() => {
+            let why = ended.err().map_or_else(|| "without an error".to_owned(), |error| error.to_string());
+            return Err(ServeError::Stopped(why));
+        }
+    }
+    gauges.abort();
+    // Ends the accept loops, which close their sockets: from here on new connections are refused. Then each service closes
+    // the connections on which no request runs.
+    let _ = stop_sender.send(true);
+    while services.join_next().await.is_some() {}
+    Ok(match drain::wait(&connections, config.server.drain_timeout).await {
+        Drained::All => Ended::Drained,
+        Drained::TimedOut { open } => Ended::Cut(open),
+    })
+}
+
+fn open_store(config: &Config) -> Result<Arc<Store>, ServeError> {
+    Ok(Arc::new(Store::open(&config.store.repos, StoreOptions { block_size: config.store.block_size })?))
+}
+
+fn new_runtime(config: &Config) -> Result<runtime::Runtime, ServeError> {
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    let threads = usize::try_from(config.server.threads).ok().filter(|threads| *threads > 0).unwrap_or_else(cores);
+    Ok(runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("dingospeed").enable_all().build()?)
+}
+
+/// Only what the proxy itself reads of pingora's configuration; threads and grace periods belong to its `Server`.
+fn pingora_conf() -> Arc<ServerConf> {
+    Arc::new(ServerConf {
+        upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX,
+        max_retries: UPSTREAM_RETRIES_MAX,
+        ..ServerConf::default()
+    })
+}
+
+/// Says on stderr, past the logger, that connections are accepted; scripts wait for this line.
+fn announce(config: &Config, address: SocketAddr) {
+    let url = match config.server.public_url.as_str() {
+        "" => format!("http://{}", reachable(address)),
+        public => public.to_owned(),
+    };
+    let offline = if config.upstream.offline { " (offline)" } else { "" };
+    let everywhere = if address.ip().is_unspecified() { format!(", listening on {address}") } else { String::new() };
+    eprintln!(
+        "dingospeed {} mirrors {}{offline} into {}{everywhere}; point clients here: export HF_ENDPOINT={url}",
+        env!("CARGO_PKG_VERSION"),
+        config.upstream.url,
+        config.store.repos.display()
+    );
+}
+
+/// Allows as many open files as the system lets us: each client is one, each fetch one, each object in use one.
+fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls take a pointer to the struct above, which outlives them.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0
+        }
+    };
+    if !raised {
+        log::warn!("cannot raise the limit of open files: {}", io::Error::last_os_error());
+    }
+}
