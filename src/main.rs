@@ -1,24 +1,68 @@
-//! The command line's entry.
-use dingospeed::config::Config;
+//! `dingospeed`: reads the command line, does what it says, and ends with a code that tells how it went.
 
-fn main() {
-    env_logger::Builder::new().parse_filters("warn,dingospeed=info").init();
-    let mut config = Config::default();
-    let mut args = std::env::args().skip(2);
-    while let Some(arg) = args.next() {
-        let value = args.next().unwrap_or_default();
-        let (key, value) = match arg.as_str() {
-            "--listen" => ("server.listen".to_owned(), value),
-            "--repos" => ("store.repos".to_owned(), value),
-            "--upstream" => ("upstream.url".to_owned(), value),
-            _ => value.split_once('=').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap_or_default(),
-        };
-        if let Err(e) = config.apply(&key, &value) {
-            eprintln!("{e}");
+use dingospeed::{
+    cli::{self, Command},
+    commands::{pull, status},
+    config::Config,
+    server::{self, Ended},
+};
+use std::process::ExitCode;
+
+/// What was asked for was not understood.
+const MISTAKEN: u8 = 2;
+/// Ended by SIGINT, as shells count it.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    match cli::read() {
+        Ok(Command::Serve(config)) => serve(&config),
+        Ok(Command::Pull(config, asked)) => fetch(config, &asked),
+        Ok(Command::Status(url)) => status::run(&url),
+        Ok(Command::Check) => {
+            println!("ok");
+            ExitCode::SUCCESS
+        }
+        Err(mistakes) => {
+            mistakes.iter().for_each(|mistake| eprintln!("dingospeed: {mistake}"));
+            ExitCode::from(MISTAKEN)
         }
     }
-    if let Err(e) = dingospeed::server::run(&config) {
-        eprintln!("{e}");
-        std::process::exit(1);
+}
+
+fn serve(config: &Config) -> ExitCode {
+    start_log(&config.log.level);
+    match server::run(config) {
+        Ok(Ended::Drained) => ExitCode::SUCCESS,
+        Ok(Ended::Cut(open)) => {
+            eprintln!("dingospeed: server.drain_timeout has passed; connections cut: {open}");
+            ExitCode::SUCCESS
+        }
+        Ok(Ended::AtOnce) => ExitCode::from(INTERRUPTED),
+        Err(error) => failed(&error),
     }
+}
+
+fn fetch(config: Config, asked: &pull::Pull) -> ExitCode {
+    // The progress bar has the screen; what the mirror logs for each request would tear it.
+    start_log("error");
+    match server::mirror_for(&config) {
+        Ok(mirror) => pull::run(asked, mirror.address()),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("dingospeed: {error}");
+    ExitCode::FAILURE
+}
+
+/// Logs to stderr: our own lines from `level` on, those of the libraries from `warn` on, for they say much at `info`.
+fn start_log(level: &str) {
+    let level = level.parse().unwrap_or(log::LevelFilter::Info);
+    env_logger::Builder::new()
+        .filter_level(level.min(log::LevelFilter::Warn))
+        .filter_module("dingospeed", level)
+        .format_timestamp_millis()
+        .format_target(false)
+        .init();
 }

@@ -7,3 +7,4 @@ mod harness; // the mirror as a process, an HTTP client that hides nothing, Pyth
 mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos and every error class
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
 mod demo; // `make demo`: a real model, twice, with `hf download`
+mod files; // one file in every shape of URL: headers, ranges, conditions

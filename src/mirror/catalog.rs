@@ -15,7 +15,7 @@ const COALESCED_MAX: u64 = 10_000;
 const COALESCED_FOR: Duration = Duration::from_secs(2);
 
 /// A file, as far as serving it needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FileInfo {
     pub repo: RepoId,
     pub commit: Commit,

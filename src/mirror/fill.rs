@@ -46,6 +46,8 @@ struct State {
     next_reader: u64,
     /// What each reader still wants; the start moves as it reads.
     wants: BTreeMap<u64, Range<u64>>,
+    /// Wishes of readers that left, kept until they are fulfilled (`when_client_leaves: finish_request`).
+    orphans: Vec<u64>,
     /// Readers whose wish failed, until they hear of it.
     failed: BTreeMap<u64, MirrorError>,
     /// Claimed runs by their first block.
@@ -122,6 +124,7 @@ impl Fill {
         let unfinished = state.wants.get(&reader).is_some_and(|want| !want.is_empty());
         // The wish of a client that left stays as nobody's, and ends when it is fulfilled or fails.
         if unfinished && self.limits.when_client_leaves == WhenClientLeaves::FinishRequest {
+            state.orphans.push(reader);
             return;
         }
         state.wants.remove(&reader);
@@ -197,6 +200,9 @@ impl Fill {
         let run = self.claim_in(&mut state);
         if run.is_none() {
             state.couriers -= 1;
+            for orphan in std::mem::take(&mut state.orphans) {
+                state.wants.remove(&orphan);
+            }
         }
         run
     }

@@ -33,6 +33,8 @@ use tokio::sync::Semaphore;
 /// Objects used lately stay open, with their marks of what was checked.
 const WARM_OBJECTS_MAX: u64 = 1024;
 const WARM_FOR: Duration = Duration::from_secs(600);
+/// Links remembered as made; more are only looked at again.
+const LINKED_MAX: u64 = 100_000;
 /// The map of live fills is swept of dead ones when it has grown by this many.
 const SWEEP_AT: usize = 4096;
 
@@ -48,6 +50,8 @@ pub struct Mirror {
     /// Exactly one fill per live object, or two would fetch the same block.
     fills: Mutex<HashMap<Oid, Weak<Fill>>>,
     warm: moka::sync::Cache<Oid, Arc<Fill>>,
+    /// Files whose link is known to stand.
+    linked: moka::sync::Cache<FileInfo, ()>,
 }
 
 impl Mirror {
@@ -72,6 +76,7 @@ impl Mirror {
             limits: Arc::new(limits),
             fills: Mutex::default(),
             warm: moka::sync::Cache::builder().max_capacity(WARM_OBJECTS_MAX).time_to_idle(WARM_FOR).build(),
+            linked: moka::sync::Cache::new(LINKED_MAX),
         })
     }
 
@@ -85,7 +90,22 @@ impl Mirror {
             let target = ApiTarget::resolve(&file.repo, &file.commit.into(), &file.path).upstream_path_and_query();
             fill.sources.add(Place { target, token: token.cloned() });
         }
+        self.link(file);
         Ok(Reader::new(fill))
+    }
+
+    /// Makes the link by which people find the file with `ls`, in the background: serving does not depend on it.
+    fn link(&self, file: &FileInfo) {
+        if self.linked.contains_key(file) {
+            return;
+        }
+        self.linked.insert(file.clone(), ());
+        let (store, file) = (self.store.clone(), file.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(e) = store.link(&file.repo, &file.commit, &file.path, &file.oid) {
+                log::warn!("no link for {}/{}: {e}", file.repo, file.path.as_str());
+            }
+        });
     }
 
     fn live(&self, oid: &Oid) -> Option<Arc<Fill>> {
@@ -107,10 +127,6 @@ impl Mirror {
 
     fn open_blocking(&self, file: &FileInfo) -> Result<Arc<Fill>, MirrorError> {
         let object = self.store.object(&file.oid, file.size).map_err(|e| MirrorError::Store(e.to_string()))?;
-        if let Err(e) = self.store.link(&file.repo, &file.commit, &file.path, &file.oid) {
-            // The links are for people with `ls`; serving does not depend on them.
-            log::warn!("no link for {}/{}: {e}", file.repo, file.path);
-        }
         let mut fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
         // Somebody else may have opened it meanwhile; the first one stays.
         if let Some(fill) = fills.get(&file.oid).and_then(Weak::upgrade).filter(|fill| !fill.is_broken()) {

@@ -80,7 +80,9 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let asked = async { drop(terminate.recv().await) };
+        let asked = async {
+            terminate.recv().await;
+        };
         tokio::select! {
             ended = serve(config, store, socket, asked, |address| announce(config, address)) => ended,
             // Cuts a drain short as well.

@@ -26,6 +26,8 @@ const REDIRECTS_MAX: usize = 6;
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Bodies that are read whole: API answers. Beyond this an answer is refused, not truncated.
 pub(crate) const WHOLE_LEN_MAX: usize = 64 << 20;
+/// Between tries of a question; together well below the 10 s after which clients give up on a HEAD.
+const RETRY_WAITS: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
 /// Hosts the Hub itself redirects to.
 const HUB_HOSTS: [&str; 5] = ["huggingface.co", "hf.co", ".huggingface.co", ".hf.co", ".xethub.hf.co"];
 
@@ -86,6 +88,24 @@ impl Origin {
 
     /// Finds a file: its commit, content id, size, and where its bytes lie. Follows upstream's own redirects.
     pub async fn locate(&self, target: &str, token: Option<&Token>) -> Result<Located, SourceError> {
+        self.patiently(|| self.locate_once(target, token)).await
+    }
+
+    /// Tries again what fails in passing and at once. Not a dead or silent host (that is the next request's matter), nor a
+    /// 429, which wants a longer wait than a client has patience for.
+    async fn patiently<T, F: Future<Output = Result<T, SourceError>>>(&self, ask: impl Fn() -> F) -> Result<T, SourceError> {
+        for wait in RETRY_WAITS {
+            match ask().await {
+                Err(SourceError::Busy { status, .. }) if status != 429 => {}
+                Err(SourceError::Broken { .. }) => {}
+                outcome => return outcome,
+            }
+            tokio::time::sleep(wait).await;
+        }
+        ask().await
+    }
+
+    async fn locate_once(&self, target: &str, token: Option<&Token>) -> Result<Located, SourceError> {
         let mut url = self.base.with_target(target);
         let mut commit = None;
         let mut linked = (None, None);
@@ -95,7 +115,7 @@ impl Origin {
             commit = commit.or_else(|| text("x-repo-commit").and_then(Commit::parse));
             linked.0 = linked.0.or_else(|| text("x-linked-etag").and_then(Oid::from_etag));
             linked.1 = linked.1.or_else(|| text("x-linked-size").and_then(|v| v.parse::<u64>().ok()));
-            let host = url.host.clone();
+            let host = url.authority();
             let wrong = |cause: &str| SourceError::Broken { host: host.clone(), cause: format!("HEAD {url}: {cause}") };
             if (300..400).contains(&body.status) {
                 let next = text("location").and_then(|v| url.join(v)).ok_or_else(|| wrong("a redirect without a place"))?;
@@ -118,12 +138,30 @@ impl Origin {
             body.release().await;
             return Ok(Located { commit, oid, size, url });
         }
-        Err(SourceError::Broken { host: url.host.clone(), cause: format!("more than {REDIRECTS_MAX} redirects from {target}") })
+        Err(SourceError::Broken { host: url.authority(), cause: format!("more than {REDIRECTS_MAX} redirects from {target}") })
     }
 
     /// Asks a question of the API and reads the whole answer, at most [`WHOLE_LEN_MAX`] bytes. Any status is an answer,
-    /// except redirects, which are followed on upstream's own host.
+    /// except redirects, which are followed on upstream's own host, and 5xx, which are errors.
     pub async fn ask(
+        &self,
+        method: &Method,
+        target: &str,
+        token: Option<&Token>,
+        form: Option<(&str, Bytes)>,
+    ) -> Result<Reply, SourceError> {
+        self.patiently(|| async {
+            let reply = self.ask_once(method, target, token, form.clone()).await?;
+            if reply.status >= 500 {
+                let retry_after = retry_after(&reply.headers);
+                return Err(SourceError::Busy { host: self.base.authority(), status: reply.status, retry_after });
+            }
+            Ok(reply)
+        })
+        .await
+    }
+
+    async fn ask_once(
         &self,
         method: &Method,
         target: &str,
@@ -146,7 +184,7 @@ impl Origin {
             body.release().await;
             return Ok(reply);
         }
-        Err(SourceError::Broken { host: url.host.clone(), cause: format!("more than {REDIRECTS_MAX} redirects from {target}") })
+        Err(SourceError::Broken { host: url.authority(), cause: format!("more than {REDIRECTS_MAX} redirects from {target}") })
     }
 
     /// Opens the bytes `span` of a file of `size` bytes at `url`. The body starts at the returned offset, which is
@@ -162,7 +200,7 @@ impl Origin {
         for _ in 0..REDIRECTS_MAX {
             let body = self.send(&Method::GET, &url, token, Some(span.clone()), None, "block").await?;
             let text = |name: &str| body.headers.get(name).and_then(|v| v.to_str().ok());
-            let host = url.host.clone();
+            let host = url.authority();
             let wrong = |cause: String| SourceError::Broken { host: host.clone(), cause: format!("GET {url}: {cause}") };
             if text("content-encoding").is_some_and(|v| v != "identity") {
                 return Err(wrong("the bytes are compressed although identity was asked".into()));
@@ -195,7 +233,7 @@ impl Origin {
                 _ => return Err(body.refusal(&url)),
             }
         }
-        Err(SourceError::Broken { host: url.host.clone(), cause: format!("more than {REDIRECTS_MAX} redirects") })
+        Err(SourceError::Broken { host: url.authority(), cause: format!("more than {REDIRECTS_MAX} redirects") })
     }
 
     /// Sends one request and reads the head of its answer.
@@ -232,9 +270,9 @@ impl Origin {
             let status = session.get_status().map_or(0, |s| s.as_u16());
             metrics().asked_upstream(kind, &format!("{}xx", status / 100));
             let headers = session.resp_header().map(|h| h.headers.clone()).unwrap_or_default();
-            return Ok(Body { session, peer, connector: self.connector.clone(), host: url.host.clone(), status, headers });
+            return Ok(Body { session, peer, connector: self.connector.clone(), host: url.authority(), status, headers });
         }
-        Err(SourceError::Unreachable { host: url.host.clone(), cause: "kept connections are closed again and again".into() })
+        Err(SourceError::Unreachable { host: url.authority(), cause: "kept connections are closed again and again".into() })
     }
 
     fn request(
@@ -264,7 +302,7 @@ impl Origin {
             }
             Ok(head)
         };
-        build().map_err(|e| SourceError::Broken { host: url.host.clone(), cause: format!("cannot ask {url}: {e}") })
+        build().map_err(|e| SourceError::Broken { host: url.authority(), cause: format!("cannot ask {url}: {e}") })
     }
 
     fn peer(&self, url: &Url) -> HttpPeer {
@@ -301,7 +339,7 @@ impl Origin {
     }
 
     fn failure(&self, url: &Url, e: &Error) -> SourceError {
-        failure(&url.host, e)
+        failure(&url.authority(), e)
     }
 }
 
@@ -360,7 +398,7 @@ impl Body {
     /// This answer as an error.
     fn refusal(&self, url: &Url) -> SourceError {
         let text = |name: &str| self.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let host = url.host.clone();
+        let host = url.authority();
         if self.status == 429 || self.status >= 500 || self.status == 408 {
             return SourceError::Busy { host, status: self.status, retry_after: retry_after(&self.headers) };
         }
