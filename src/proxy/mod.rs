@@ -242,11 +242,11 @@ impl ProxyHttp for HubProxy {
 
     fn range_header_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         resp: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> pingora_proxy::RangeType {
-        range::apply(session.req_header(), resp, &ctx.ask, ctx.file.as_ref())
+        range::apply(resp, &ctx.ask, ctx.file.as_ref())
     }
 
     async fn response_filter(&self, _session: &mut Session, resp: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {

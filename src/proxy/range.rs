@@ -1,10 +1,10 @@
 //! Ranges and preconditions of a file request, where pingora's own reading of them falls short.
 
-use crate::hub::{RangeAsk, content_range, if_none_match, if_range_allows, parse_range};
+use crate::hub::{RangeAsk, content_range, content_type, if_none_match, if_range_allows, parse_range};
 use crate::mirror::FileInfo;
 use http::{Method, header};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::RangeType;
+use pingora_proxy::{MultiRangeInfo, RangeType};
 use std::ops::Range;
 
 fn text(request: &RequestHeader, name: header::HeaderName) -> Option<&str> {
@@ -25,12 +25,7 @@ pub(super) fn not_modified(request: &RequestHeader, file: &FileInfo) -> bool {
 }
 
 /// Turns the head of the whole file into the head of what was asked.
-pub(super) fn apply(
-    request: &RequestHeader,
-    head: &mut ResponseHeader,
-    ask: &RangeAsk,
-    file: Option<&FileInfo>,
-) -> RangeType {
+pub(super) fn apply(head: &mut ResponseHeader, ask: &RangeAsk, file: Option<&FileInfo>) -> RangeType {
     let Some(file) = file else { return RangeType::None };
     if head.status != 200 {
         return RangeType::None;
@@ -38,8 +33,7 @@ pub(super) fn apply(
     let edited = match ask {
         RangeAsk::Whole => Ok(RangeType::None),
         RangeAsk::One(span) => one(head, span, file.size),
-        // Pingora writes the multipart frame, and has read the same header by the same rules.
-        RangeAsk::Many(spans) => many(request, head, spans),
+        RangeAsk::Many(spans) => many(head, spans, file),
         RangeAsk::Unsatisfiable => unsatisfiable(head, file.size),
     };
     edited.unwrap_or(RangeType::None)
@@ -52,8 +46,15 @@ fn one(head: &mut ResponseHeader, span: &Range<u64>, size: u64) -> pingora_core:
     Ok(RangeType::Single(span.start as usize..span.end as usize))
 }
 
-fn many(request: &RequestHeader, head: &mut ResponseHeader, spans: &[Range<u64>]) -> pingora_core::Result<RangeType> {
-    Ok(pingora_proxy::range_header_filter(request, head, Some(spans.len())))
+/// Pingora writes the multipart frames of the body; what the ranges are is decided here alone, or head and body differ.
+fn many(head: &mut ResponseHeader, spans: &[Range<u64>], file: &FileInfo) -> pingora_core::Result<RangeType> {
+    let mut parts = MultiRangeInfo::new(spans.iter().map(|s| s.start as usize..s.end as usize).collect());
+    parts.set_total_length(file.size as usize);
+    parts.set_content_type(content_type(file.path.as_str()).to_owned());
+    head.set_status(206)?;
+    head.insert_header("Content-Length", parts.calculate_multipart_length())?;
+    head.insert_header("Content-Type", format!("multipart/byteranges; boundary={}", parts.boundary))?;
+    Ok(RangeType::Multi(parts))
 }
 
 fn unsatisfiable(head: &mut ResponseHeader, size: u64) -> pingora_core::Result<RangeType> {
