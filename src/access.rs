@@ -95,10 +95,22 @@ impl Access {
         let text = |name: &str| reply.headers.get(name).and_then(|v| v.to_str().ok());
         let host = self.origin.base();
         if reply.status >= 500 || reply.status == 429 {
-            return Err(SourceError::Busy { host, status: reply.status, retry_after: crate::source::retry_after(&reply.headers) }.into());
+            return Err(SourceError::Busy {
+                host,
+                status: reply.status,
+                retry_after: crate::source::retry_after(&reply.headers),
+            }
+            .into());
         }
         let error = refused(reply.status, text("x-error-code"), text("x-error-message").unwrap_or(""), None);
-        Err(SourceError::Refused { host, status: error.status, code: error.code.map(str::to_owned), message: error.message, commit: None }.into())
+        Err(SourceError::Refused {
+            host,
+            status: error.status,
+            code: error.code.map(str::to_owned),
+            message: error.message,
+            commit: None,
+        }
+        .into())
     }
 
     async fn keep(&self, repo: &RepoId, open: bool) {

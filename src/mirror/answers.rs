@@ -23,8 +23,18 @@ const COALESCED_FOR: Duration = Duration::from_secs(1);
 const COALESCED_LEN_MAX: u64 = 128 << 20;
 /// Upstream's headers that mean something to clients. `Link` is rewritten on the way out.
 const HEADERS_KEPT: [&str; 12] = [
-    "content-type", "link", "etag", "x-repo-commit", "x-total-count", "x-error-code", "x-error-message", "x-revision",
-    "x-xet-cas-url", "x-xet-access-token", "x-xet-token-expiration", "www-authenticate",
+    "content-type",
+    "link",
+    "etag",
+    "x-repo-commit",
+    "x-total-count",
+    "x-error-code",
+    "x-error-message",
+    "x-revision",
+    "x-xet-cas-url",
+    "x-xet-access-token",
+    "x-xet-token-expiration",
+    "www-authenticate",
 ];
 
 /// A question of the API.

@@ -173,7 +173,8 @@ impl Mirror {
         let target = ApiTarget::resolve(repo, &at, path).upstream_path_and_query();
         match catalog.ask(target, token).await {
             Ok(found) => {
-                let file = FileInfo { repo: repo.clone(), commit: found.commit, path: path.clone(), oid: found.oid, size: found.size };
+                let file =
+                    FileInfo { repo: repo.clone(), commit: found.commit, path: path.clone(), oid: found.oid, size: found.size };
                 catalog.learn_ref(repo, revision, found.commit).await;
                 let lfs = found.oid.is_sha256();
                 let learned = TreeFile { path: path.clone(), oid: found.oid, size: found.size, lfs };

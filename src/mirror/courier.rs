@@ -36,7 +36,12 @@ pub(super) async fn work(fill: Arc<Fill>, permit: Option<OwnedSemaphorePermit>, 
         };
         fill.dispatch();
         if let Err(error) = carry(&fill, &run).await {
-            log::warn!("failed fill object={} blocks={}-{} error={error:?}", fill.object.oid(), run.blocks.start, run.blocks.end - 1);
+            log::warn!(
+                "failed fill object={} blocks={}-{} error={error:?}",
+                fill.object.oid(),
+                run.blocks.start,
+                run.blocks.end - 1
+            );
             fill.fail(&run, error);
         }
     }
@@ -165,8 +170,10 @@ async fn settle(
     fill.land(run, offset);
     let object = &fill.object;
     let goes_on = offset < object.blocks().span(run.blocks.end - 1).end;
-    let at_block_start = finished && offset == object.blocks().span(object.blocks().of_offset(offset.min(object.size() - 1))).start;
-    let flow = if goes_on && !fill.is_wanted(offset, at_block_start) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let at_block_start =
+        finished && offset == object.blocks().span(object.blocks().of_offset(offset.min(object.size() - 1))).start;
+    let flow =
+        if goes_on && !fill.is_wanted(offset, at_block_start) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
     Ok((buffer, flow))
 }
 

@@ -48,9 +48,7 @@ impl SourceError {
             SourceError::Busy { retry_after, .. } => {
                 HubError::upstream_unavailable(&self.to_string(), retry_after.map_or(10, |d| d.as_secs().max(1)))
             }
-            SourceError::Refused { status, code, message, commit, .. } => {
-                refused(*status, code.as_deref(), message, *commit)
-            }
+            SourceError::Refused { status, code, message, commit, .. } => refused(*status, code.as_deref(), message, *commit),
         }
     }
 }

@@ -82,8 +82,7 @@ impl Fill {
     pub(super) fn new(object: Arc<Object>, store: Arc<Store>, sources: Sources, limits: Arc<Limits>) -> Arc<Fill> {
         let hasher = Some(ObjectHasher::new(object.oid(), object.size()));
         let prefix = Mutex::new(Prefix { hasher, next_block: 0 });
-        let fill =
-            Arc::new(Fill { object, limits, sources, store, state: Mutex::default(), prefix, landed: Notify::new() });
+        let fill = Arc::new(Fill { object, limits, sources, store, state: Mutex::default(), prefix, landed: Notify::new() });
         // Complete but unproven: the process ended between the last block and the verdict.
         if fill.object.is_complete() && !fill.object.is_verified() {
             fill.verify();

@@ -13,8 +13,8 @@ mod sources;
 
 pub use answers::{Answer, Question};
 pub use catalog::FileInfo;
-pub(crate) use error::refused;
 pub use error::MirrorError;
+pub(crate) use error::refused;
 pub use reader::Reader;
 
 use crate::access::Access;

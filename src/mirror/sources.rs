@@ -80,7 +80,8 @@ impl Sources {
                     return Ok((found.url, place.token, false));
                 }
                 Ok(found) => {
-                    let cause = format!("{} is now {} of {} bytes, not {} of {size}", place.target, found.oid, found.size, self.oid);
+                    let cause =
+                        format!("{} is now {} of {} bytes, not {} of {size}", place.target, found.oid, found.size, self.oid);
                     last = SourceError::Broken { host: "upstream".into(), cause }.into();
                 }
                 Err(error) => last = error.into(),

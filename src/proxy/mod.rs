@@ -240,12 +240,7 @@ impl ProxyHttp for HubProxy {
         Ok(ctx.file.as_ref().is_some_and(|file| range::not_modified(session.req_header(), file)))
     }
 
-    fn range_header_filter(
-        &self,
-        _session: &mut Session,
-        resp: &mut ResponseHeader,
-        ctx: &mut Ctx,
-    ) -> pingora_proxy::RangeType {
+    fn range_header_filter(&self, _session: &mut Session, resp: &mut ResponseHeader, ctx: &mut Ctx) -> pingora_proxy::RangeType {
         range::apply(resp, &ctx.ask, ctx.file.as_ref())
     }
 
@@ -259,7 +254,10 @@ impl ProxyHttp for HubProxy {
             resp.insert_header("ETag", file.oid.etag())?;
             resp.insert_header("Accept-Ranges", "bytes")?;
             resp.insert_header("Content-Disposition", content_disposition(file.path.file_name()))?;
-            if resp.status == 200 || (resp.status == 206 && !resp.headers.get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"multipart"))) {
+            if resp.status == 200
+                || (resp.status == 206
+                    && !resp.headers.get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"multipart")))
+            {
                 resp.insert_header("Content-Type", content_type(file.path.as_str()))?;
             }
             respond::add_cors(resp)?;

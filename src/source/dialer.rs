@@ -21,9 +21,8 @@ pub(super) struct Dialer {
 #[async_trait]
 impl L4Connect for Dialer {
     async fn connect(&self, _unused: &SocketAddr) -> Result<Stream> {
-        let failed = |kind: ErrorType, cause: String| {
-            Error::explain(kind, format!("connect to {}:{}: {cause}", self.host, self.port))
-        };
+        let failed =
+            |kind: ErrorType, cause: String| Error::explain(kind, format!("connect to {}:{}: {cause}", self.host, self.port));
         let dial = async {
             let addresses: Vec<_> = tokio::net::lookup_host((self.host.as_str(), self.port))
                 .await

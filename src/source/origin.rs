@@ -131,7 +131,10 @@ impl Origin {
             if body.status >= 400 {
                 return Err(body.refusal(&url));
             }
-            let oid = linked.0.or_else(|| text("etag").and_then(Oid::from_etag)).ok_or_else(|| wrong("no ETag that is a content id"))?;
+            let oid = linked
+                .0
+                .or_else(|| text("etag").and_then(Oid::from_etag))
+                .ok_or_else(|| wrong("no ETag that is a content id"))?;
             let own_len = text("content-length").and_then(|v| v.parse::<u64>().ok());
             let size = linked.1.or(own_len).ok_or_else(|| wrong("no size"))?;
             let commit = commit.ok_or_else(|| wrong("no X-Repo-Commit"))?;
@@ -189,13 +192,7 @@ impl Origin {
 
     /// Opens the bytes `span` of a file of `size` bytes at `url`. The body starts at the returned offset, which is
     /// `span.start`, or 0 where upstream ignores ranges; its length is the caller's to hold it to.
-    pub async fn open(
-        &self,
-        url: &Url,
-        token: Option<&Token>,
-        span: Range<u64>,
-        size: u64,
-    ) -> Result<(Body, u64), SourceError> {
+    pub async fn open(&self, url: &Url, token: Option<&Token>, span: Range<u64>, size: u64) -> Result<(Body, u64), SourceError> {
         let mut url = url.clone();
         for _ in 0..REDIRECTS_MAX {
             let body = self.send(&Method::GET, &url, token, Some(span.clone()), None, "block").await?;
@@ -225,7 +222,8 @@ impl Origin {
                     return Ok((body, 0));
                 }
                 300..=399 => {
-                    let next = text("location").and_then(|v| url.join(v)).ok_or_else(|| wrong("a redirect without a place".into()))?;
+                    let next =
+                        text("location").and_then(|v| url.join(v)).ok_or_else(|| wrong("a redirect without a place".into()))?;
                     self.check_host(&next)?;
                     body.release().await;
                     url = next;

@@ -70,7 +70,8 @@ pub enum Opened<F> {
 impl<F: FileLayer> BlockFile<F> {
     /// Makes an empty file of `size` bytes' room for `oid`. `layer` must be empty.
     pub fn create(layer: F, oid: &Oid, size: u64, block_size: u64) -> Result<BlockFile<F>, StoreError> {
-        let header = Header::ours(size, block_size).map_err(|fault| StoreError::misuse(format!("block file of {oid}: {fault}")))?;
+        let header =
+            Header::ours(size, block_size).map_err(|fault| StoreError::misuse(format!("block file of {oid}: {fault}")))?;
         let block_count = header.blocks().count();
         let file = BlockFile::new(layer, oid, header, Bitmap::new(block_count), &vec![0; 4 * block_count as usize], false);
         file.layer.set_len(header.file_len()).map_err(|error| file.io("size", error))?;
@@ -121,7 +122,9 @@ impl<F: FileLayer> BlockFile<F> {
             Err(fault) => match header.fill(&mask, file_len) {
                 Fill::Complete => Ok(Opened::Foreign(Foreign::new(layer, oid, header))),
                 // A header of size 0 is either an empty object, all of it there, or a file never sized. Its name tells.
-                Fill::HeaderOnly if ObjectHasher::new(oid, 0).matches().is_ok() => Ok(Opened::Foreign(Foreign::new(layer, oid, header))),
+                Fill::HeaderOnly if ObjectHasher::new(oid, 0).matches().is_ok() => {
+                    Ok(Opened::Foreign(Foreign::new(layer, oid, header)))
+                }
                 fill => Ok(Opened::Nothing { why: format!("{fault} and is not complete ({fill:?})") }),
             },
         }

@@ -31,7 +31,9 @@ pub enum StoreError {
     Locked { dir: PathBuf, holder: String },
 
     /// Written by a newer program: start that one, or use another directory.
-    #[error("{what} has version {found}, this program knows versions up to {known}: start a newer dingospeed or use another directory")]
+    #[error(
+        "{what} has version {found}, this program knows versions up to {known}: start a newer dingospeed or use another directory"
+    )]
     Version { what: String, found: u64, known: u64 },
 
     /// The object was verified against its name and has another size than the one asked for.

@@ -20,8 +20,11 @@ enum State {
 impl ObjectHasher {
     /// Starts a hash. `size` is the whole object's length in bytes: git hashes it before the content.
     pub fn new(oid: &Oid, size: u64) -> ObjectHasher {
-        let state =
-            if oid.is_sha256() { State::Sha256(Sha256::new()) } else { State::GitBlob(Sha1::new_with_prefix(format!("blob {size}\0"))) };
+        let state = if oid.is_sha256() {
+            State::Sha256(Sha256::new())
+        } else {
+            State::GitBlob(Sha1::new_with_prefix(format!("blob {size}\0")))
+        };
         ObjectHasher { wanted: *oid, state }
     }
 

@@ -89,7 +89,8 @@ impl Listings {
         let path = self.path(repo, commit);
         let mut text = vec![b'\n'];
         for line in lines {
-            serde_json::to_writer(&mut text, &line).map_err(|error| StoreError::misuse(format!("list a file as JSON: {error}")))?;
+            serde_json::to_writer(&mut text, &line)
+                .map_err(|error| StoreError::misuse(format!("list a file as JSON: {error}")))?;
             text.push(b'\n');
         }
         let open = || File::options().append(true).create(true).open(&path);

@@ -189,7 +189,8 @@ fn encode_head(record: &Record) -> Result<Vec<u8>, StoreError> {
 
 fn decode(bytes: Bytes) -> Result<Record, String> {
     let head_len = bytes.iter().position(|&byte| byte == b'\n').ok_or("its first line does not end")?;
-    let mut head: Head = serde_json::from_slice(&bytes[..head_len]).map_err(|error| format!("its first line is unreadable: {error}"))?;
+    let mut head: Head =
+        serde_json::from_slice(&bytes[..head_len]).map_err(|error| format!("its first line is unreadable: {error}"))?;
     let body = bytes.slice(head_len + 1..);
     if head.record != RECORD_VERSION {
         return Err(format!("it is a record of version {}, only {RECORD_VERSION} is known", head.record));

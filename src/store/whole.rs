@@ -95,7 +95,12 @@ impl<F: FileLayer> Foreign<F> {
 /// The checksum of each block, and whether the whole matches; the error is the hash found.
 type Hashed = (Vec<u32>, Result<(), String>);
 
-fn hash_payload<F: FileLayer>(layer: &F, oid: &Oid, header: &Header, progress: &mut dyn FnMut(u64)) -> Result<Hashed, StoreError> {
+fn hash_payload<F: FileLayer>(
+    layer: &F,
+    oid: &Oid,
+    header: &Header,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Hashed, StoreError> {
     let blocks = header.blocks();
     let mut hasher = ObjectHasher::new(oid, blocks.size);
     let mut checksums = Vec::with_capacity(blocks.count() as usize);

@@ -11,6 +11,6 @@ mod client;
 mod mirror;
 mod python;
 
-pub(crate) use client::Sum;
-pub(crate) use mirror::{Mirror, program};
+pub(crate) use client::{Response, Sum};
+pub(crate) use mirror::{Mirror, dingospeed, program};
 pub(crate) use python::{Python, demo_python};
