@@ -10,3 +10,5 @@ mod demo; // `make demo`: a real model, twice, with `hf download`
 mod files; // one file in every shape of URL: headers, ranges, conditions
 mod tidy; // the rooms of src/ and who may call whom
 mod faults; // what breaks upstream and on disk, and what a client sees of it
+mod api; // the API's listings and small answers, refusals and their codes, gates
+mod process; // one process per directory, signals, numbers, log

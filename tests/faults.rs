@@ -1,0 +1,338 @@
+//! What goes wrong upstream and on disk: a client gets right bytes, a plain refusal, or a cut; never wrong bytes as if right.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fake_hub::{Call, FakeHub, noise};
+
+use crate::harness::{Mirror, Response};
+
+const MIB: usize = 1 << 20;
+const SIZE: usize = 6 * MIB + 12_345;
+const FILE: &str = "/acme/large/resolve/main/w.bin";
+
+struct Setup {
+    hub: FakeHub,
+    bytes: Vec<u8>,
+    oid: String,
+}
+
+async fn setup() -> Setup {
+    let hub = FakeHub::start().await;
+    let bytes = noise(11, SIZE).to_vec();
+    let repo = hub
+        .model("acme/large")
+        .lfs("w.bin", &bytes)
+        .file("config.json", "{}")
+        .commit("first");
+    let oid = repo.oid("w.bin");
+    Setup { hub, bytes, oid }
+}
+
+#[track_caller]
+fn assert_right(response: &Response, bytes: &[u8]) {
+    assert_eq!(response.status, 200, "{}", message(response));
+    assert!(
+        response.whole,
+        "the body was cut after {} bytes",
+        response.body.len()
+    );
+    assert!(response.body == bytes, "other bytes");
+}
+
+/// Asserts a refusal before the first byte, with words for the user; returns those.
+#[track_caller]
+fn assert_refused(response: &Response) -> String {
+    let said = message(response);
+    assert!(
+        (500..600).contains(&response.status),
+        "{} instead of a 5xx: {said}",
+        response.status
+    );
+    assert!(!said.is_empty(), "no X-Error-Message");
+    assert_eq!(response.header("x-error-code"), None, "a 5xx has no code");
+    said
+}
+
+fn message(response: &Response) -> String {
+    response
+        .header("x-error-message")
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// The CDN's calls for the file that carried bytes, by the first byte they asked for.
+fn starts(hub: &FakeHub) -> Vec<u64> {
+    let start = |call: Call| {
+        let range = call.header("range")?.strip_prefix("bytes=")?.to_owned();
+        range.split('-').next()?.parse().ok()
+    };
+    hub.cdn_calls().into_iter().filter_map(start).collect()
+}
+
+fn in_quarantine(mirror: &Mirror) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(mirror.repos().join("quarantine")) else {
+        return Vec::new();
+    };
+    entries
+        .map(|entry| entry.expect("an entry of a directory").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "blob"))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_cut_inside_a_block_is_resumed_where_it_was() {
+    let s = setup().await;
+    let cut = (MIB + 300_000) as u64;
+    s.hub.fault("w.bin").on_cdn().times(1).cut_after(cut);
+    let mirror = Mirror::start(&s.hub).await;
+
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+
+    s.hub.wait_idle().await;
+    let sent = s.hub.cdn_bytes();
+    assert_eq!(
+        sent,
+        SIZE as u64,
+        "no byte comes twice; the ranges began at {:?}",
+        starts(&s.hub)
+    );
+    assert!(starts(&s.hub).contains(&cut), "{:?}", starts(&s.hub));
+}
+
+#[tokio::test]
+async fn bodies_that_break_off_are_completed() {
+    type Break = fn(fake_hub::FaultBuilder) -> fake_hub::Fault;
+    let breaks: [(&str, Break); 5] = [
+        ("cut at once", |fault| fault.cut_after(0)),
+        ("reset", |fault| fault.reset_after(2_000_000)),
+        ("short", |fault| fault.short(1_500_001)),
+        ("short and chunked", |fault| fault.short_chunked(1_500_001)),
+        ("longer", |fault| fault.longer(100)),
+    ];
+    for (what, strike) in breaks {
+        let s = setup().await;
+        let fault = strike(s.hub.fault("w.bin").on_cdn().times(1));
+        let mirror = Mirror::start(&s.hub).await;
+        let answer = mirror.get(FILE).await;
+        assert!(answer.whole && answer.body == s.bytes, "{what}: {answer:.0?}");
+        assert_eq!(fault.hits(), 1, "{what}");
+        assert!(in_quarantine(&mirror).is_empty(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn lying_heads_never_reach_a_client() {
+    type Lie = fn(fake_hub::FaultBuilder) -> fake_hub::Fault;
+    let lies: [(&str, Lie); 3] = [
+        ("200 for a range", |fault| fault.ignore_range()),
+        ("wrong Content-Range", |fault| fault.wrong_content_range()),
+        ("wrong total", |fault| fault.wrong_total()),
+    ];
+    for (what, lie) in lies {
+        let s = setup().await;
+        lie(s.hub.fault("w.bin").on_cdn().times(1));
+        let mirror = Mirror::start(&s.hub).await;
+        // In the middle, so that the bytes of a 200 are not those that were asked for.
+        let span = 3 * MIB + 5..3 * MIB + 1005;
+        let range = format!("bytes={}-{}", span.start, span.end - 1);
+        let part = mirror.get_range(FILE, &range).await;
+        if part.status == 206 && part.whole {
+            assert!(part.body == s.bytes[span.clone()], "{what}: other bytes");
+        } else {
+            assert!(!part.whole || part.status >= 500, "{what}: {}", part.status);
+        }
+        let again = mirror.get(FILE).await;
+        assert!(again.whole && again.body == s.bytes, "{what}: the next request");
+        assert!(in_quarantine(&mirror).is_empty(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_bit_never_makes_a_whole_file() {
+    for offset in [5, 3 * MIB + 7, SIZE - 1] {
+        let s = setup().await;
+        s.hub
+            .fault("w.bin")
+            .on_cdn()
+            .times(1)
+            .flip(offset as u64);
+        let mirror = Mirror::start(&s.hub).await;
+
+        let first = mirror.get(FILE).await;
+        assert!(
+            !first.whole || first.status >= 500 || first.body == s.bytes,
+            "bit at {offset}: a complete wrong file ({}, {} bytes)",
+            first.status,
+            first.body.len()
+        );
+        assert_eq!(in_quarantine(&mirror).len(), 1, "bit at {offset}");
+        assert_eq!(
+            mirror
+                .metrics()
+                .await
+                .of("dingospeed_objects_broken_total"),
+            1.0
+        );
+        assert_right(&mirror.get(FILE).await, &s.bytes);
+        assert_eq!(in_quarantine(&mirror).len(), 1, "bit at {offset}");
+    }
+}
+
+#[tokio::test]
+async fn expired_signatures_are_asked_for_anew() {
+    let s = setup().await;
+    let mirror = Mirror::start(&s.hub).await;
+    let head = mirror.get_range(FILE, "bytes=0-9").await;
+    assert_eq!(head.status, 206);
+
+    s.hub.expire_signatures();
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+}
+
+#[tokio::test]
+async fn a_503_from_the_cdn_or_the_hub_is_tried_again() {
+    let s = setup().await;
+    let cdn = s.hub.fault("w.bin").on_cdn().times(1).status(503, &[]);
+    let hub = s
+        .hub
+        .fault("/resolve/main/w.bin")
+        .on_hub()
+        .times(1)
+        .status(503, &[]);
+    let mirror = Mirror::start(&s.hub).await;
+
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    assert_eq!((cdn.hits(), hub.hits()), (1, 1));
+}
+
+#[tokio::test]
+async fn silence_counts_as_a_break() {
+    for after in [None, Some(1_700_000)] {
+        let s = setup().await;
+        let fault = s.hub.fault("w.bin").on_cdn().times(1);
+        match after {
+            None => fault.hang_before_head(),
+            Some(bytes) => fault.hang_after(bytes),
+        };
+        let mirror = Mirror::of(&s.hub)
+            .set("upstream.read_timeout", "1s")
+            .start()
+            .await;
+        let answer = tokio::time::timeout(Duration::from_secs(20), mirror.get(FILE)).await;
+        assert_right(&answer.expect("an end within 20 s"), &s.bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_to_a_foreign_host_is_not_followed() {
+    let s = setup().await;
+    s.hub
+        .fault("/resolve/main/w.bin")
+        .on_hub()
+        .redirect_to("https://evil.example.com/w.bin");
+    let mirror = Mirror::start(&s.hub).await;
+    let answer = mirror.get(FILE).await;
+    let said = assert_refused(&answer);
+    assert_eq!(answer.status, 502, "{said}");
+    assert!(
+        said.contains("upstream.allowed_hosts") && said.contains("evil.example.com"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn redirects_in_a_circle_end() {
+    let s = setup().await;
+    s.hub.fault("/resolve/main/w.bin").on_hub().redirect_loop();
+    let mirror = Mirror::start(&s.hub).await;
+    assert_refused(&mirror.get(FILE).await);
+    assert!(s.hub.resolver_calls().len() < 50, "bounded");
+}
+
+#[tokio::test]
+async fn without_upstream_a_cold_file_is_a_true_5xx() {
+    let s = setup().await;
+    let mirror = Mirror::start(&s.hub).await;
+    s.hub.down().await;
+    for answer in [mirror.get(FILE).await, mirror.head(FILE).await] {
+        assert_refused(&answer);
+    }
+    s.hub.up().await;
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+
+    // What is whole is served without upstream.
+    s.hub.down().await;
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+}
+
+#[tokio::test]
+async fn a_cdn_that_is_down_before_the_first_byte_is_a_true_5xx() {
+    let s = setup().await;
+    let mirror = Mirror::start(&s.hub).await;
+    s.hub.cdn_down().await;
+    assert_eq!(mirror.head(FILE).await.status, 200, "the Hub still answers");
+    assert_refused(&mirror.get(FILE).await);
+}
+
+#[tokio::test]
+async fn an_upstream_that_goes_mid_body_cuts_the_client() {
+    let s = setup().await;
+    let gate = s
+        .hub
+        .fault("w.bin")
+        .on_cdn()
+        .hold_after((MIB + MIB / 2) as u64);
+    let mirror = Mirror::start(&s.hub).await;
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    let (status, headers) = connection.head("GET").await.expect("an answer");
+    assert_eq!(status, 200);
+    assert_eq!(headers["content-length"], SIZE.to_string());
+    assert!(connection.read_body(MIB as u64).await >= MIB as u64);
+    gate.wait_reached().await;
+    s.hub.down().await;
+    let mut cut = false;
+    loop {
+        match connection.piece().await {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(_) => {
+                cut = true;
+                break;
+            }
+        }
+    }
+    assert!(cut, "the body must not end cleanly");
+}
+
+#[tokio::test]
+async fn a_block_that_rotted_on_disk_is_fetched_again() {
+    let s = setup().await;
+    let mut mirror = Mirror::start(&s.hub).await;
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    mirror.stop().await;
+
+    let blob = mirror
+        .repos()
+        .join("blobs")
+        .join(&s.oid[..2])
+        .join(&s.oid);
+    let mut kept = std::fs::read(&blob).expect("the block file");
+    let (mark, in_file) = (&s.bytes[3 * MIB + 100..3 * MIB + 132], kept.clone());
+    let at = in_file
+        .windows(32)
+        .position(|window| window == mark)
+        .expect("the payload is stored as it is");
+    kept[at] ^= 1;
+    std::fs::write(&blob, kept).expect("write the block file");
+
+    s.hub.clear_log();
+    mirror.restart().await;
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    assert_eq!(s.hub.cdn_bytes(), MIB as u64, "one block, no more");
+    let broken = mirror.metrics().await.of("dingospeed_blocks_broken_total");
+    assert_eq!(broken, 1.0);
+    s.hub.down().await;
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+}

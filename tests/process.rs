@@ -1,0 +1,245 @@
+//! The mirror as a process: one per directory, an orderly end and a quick one, its log and its numbers.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use fake_hub::{FakeHub, noise};
+
+use crate::harness::{Mirror, dingospeed};
+
+const MIB: usize = 1 << 20;
+const FILE: &str = "/acme/large/resolve/main/w.bin";
+
+#[tokio::test]
+async fn a_directory_serves_one_process_at_a_time() {
+    let hub = FakeHub::start().await;
+    let mut first = Mirror::start(&hub).await;
+    let folder = first.repos();
+    let second = Mirror::of(&hub).repos(&folder).try_start().await;
+    let said = second.err().expect("the second one is refused");
+    assert!(said.contains("exit status: 1"), "{said}");
+    assert!(
+        said.contains(&*folder.to_string_lossy()),
+        "names the directory: {said}"
+    );
+    assert!(
+        said.contains("use") && said.contains(&first.pid().to_string()),
+        "says that another process uses it, and which: {said}"
+    );
+    assert!(!said.contains("panicked"), "{said}");
+
+    assert_eq!(first.get("/healthz").await.status, 200);
+    // A crash leaves no lock behind.
+    first.kill().await;
+    let again = Mirror::of(&hub).repos(&folder).start().await;
+    assert_eq!(again.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_a_plain_error() {
+    let hub = FakeHub::start().await;
+    let mirror = Mirror::start(&hub).await;
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let address = mirror.address().to_string();
+    let repos = folder.path().to_string_lossy().into_owned();
+    let url = hub.url();
+    let began = Instant::now();
+    let (code, stderr, _) = dingospeed(
+        &[
+            "serve", "--listen", &address, "--repos", &repos, "--upstream", &url,
+        ],
+        &[],
+    )
+    .await;
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(
+        stderr.contains(&address) && stderr.contains("--listen"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+/// A Hub whose CDN needs about three seconds for the file.
+async fn slow_hub() -> (FakeHub, Vec<u8>) {
+    let hub = FakeHub::builder()
+        .cdn_rate(MIB as u64)
+        .start()
+        .await
+        .expect("two free ports");
+    let bytes = noise(5, 3 * MIB).to_vec();
+    hub.model("acme/large")
+        .lfs("w.bin", &bytes)
+        .commit("first");
+    (hub, bytes)
+}
+
+#[tokio::test]
+async fn sigterm_completes_what_runs() {
+    let (hub, bytes) = slow_hub().await;
+    let mut mirror = Mirror::start(&hub).await;
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    let (status, _) = connection.head("GET").await.expect("an answer");
+    assert_eq!(status, 200);
+    let first = connection
+        .piece()
+        .await
+        .expect("a piece")
+        .expect("a first piece");
+    let address = mirror.address();
+    mirror.signal(libc::SIGTERM);
+
+    let mut body = first.to_vec();
+    while let Some(piece) = connection.piece().await.expect("not cut by SIGTERM") {
+        body.extend_from_slice(&piece);
+    }
+    assert!(body == bytes, "{} bytes", body.len());
+    let status = mirror.ended().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(
+        tokio::net::TcpStream::connect(address).await.is_err(),
+        "nobody listens any more"
+    );
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_delay_the_end() {
+    let hub = FakeHub::start().await;
+    let mut mirror = Mirror::start(&hub).await;
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", "/healthz", &[]).await;
+    assert_eq!(connection.response("GET").await.status, 200);
+    let began = Instant::now();
+    assert_eq!(mirror.stop().await.code(), Some(0));
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn sigint_ends_at_once() {
+    let (hub, _) = slow_hub().await;
+    let mut mirror = Mirror::start(&hub).await;
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    connection.head("GET").await.expect("an answer");
+    let began = Instant::now();
+    mirror.signal(libc::SIGINT);
+    let status = mirror.ended().await;
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(status.code(), Some(130), "{status}");
+    let cut = loop {
+        match connection.piece().await {
+            Ok(Some(_)) => {}
+            Ok(None) => break false,
+            Err(_) => break true,
+        }
+    };
+    assert!(cut, "the client sees the cut");
+}
+
+#[tokio::test]
+async fn the_numbers_are_there_and_their_labels_bounded() {
+    let hub = FakeHub::start().await;
+    hub.model("acme/large")
+        .lfs("w.bin", noise(3, 2 * MIB))
+        .commit("first");
+    let mirror = Mirror::start(&hub).await;
+    assert_eq!(mirror.get(FILE).await.status, 200);
+    assert_eq!(mirror.get(FILE).await.status, 200);
+    let before = mirror.metrics().await;
+    for name in [
+        "requests_total",
+        "sent_bytes_total",
+        "request_seconds_count",
+        "upstream_requests_total",
+        "upstream_bytes_total",
+        "blocks_hit_total",
+        "blocks_filled_total",
+        "objects_verified_total",
+        "clients",
+        "disk_free_bytes",
+        "build_info",
+    ] {
+        assert!(
+            before.sum(&format!("dingospeed_{name}")) > 0.0,
+            "{name} is missing or zero"
+        );
+    }
+    for name in [
+        "blocks_joined_total",
+        "objects_broken_total",
+        "blocks_broken_total",
+        "flights",
+        "disk_used_bytes",
+        "blobs",
+    ] {
+        let name = format!("dingospeed_{name}");
+        assert!(
+            before.samples().any(|(sample, _)| sample == name),
+            "{name} is missing"
+        );
+    }
+    assert_eq!(before.of("dingospeed_blocks_filled_total"), 2.0);
+
+    for n in 0..60 {
+        for target in [
+            format!("/bogus{n}"),
+            format!("/api/bogus{n}/x"),
+            format!("/a{n}/b{n}/resolve/main/c{n}"),
+            format!("/v2/x{n}"),
+            format!("/%2e%2e/{n}"),
+        ] {
+            let answer = mirror.get(&target).await;
+            assert!((400..500).contains(&answer.status), "{target}");
+        }
+    }
+    let after = mirror.metrics().await;
+    for (sample, _) in after.samples() {
+        for foreign in ["bogus", "/a1", "b59", "acme", "127.0.0.1"] {
+            assert!(!sample.contains(foreign), "{sample}");
+        }
+    }
+    let routes: BTreeSet<&str> = after
+        .samples()
+        .filter_map(|(sample, _)| sample.split_once("route=\"")?.1.split('"').next())
+        .collect();
+    assert!(routes.len() <= 24, "{routes:?}");
+}
+
+#[tokio::test]
+async fn the_log_has_one_line_per_request_and_no_secret() {
+    let hub = FakeHub::start().await;
+    hub.token("hf_secret");
+    hub.model("acme/m").file("x.txt", "x").commit("first");
+    let mirror = Mirror::start(&hub).await;
+    for _ in 0..3 {
+        mirror
+            .ask(
+                "GET",
+                "/acme/m/resolve/main/x.txt?token=alsosecret",
+                &["Authorization: Bearer hf_secret"],
+            )
+            .await;
+    }
+    mirror.head("/acme/m/resolve/main/absent.txt").await;
+    mirror.get("/forged%0Aserved%20client=me").await;
+    mirror.get("/bogus").await;
+    mirror.wait_log("path=\"/bogus\"").await;
+    let log = mirror.log();
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(" served client="))
+        .collect();
+    assert_eq!(lines.len(), 6, "{log}");
+    let of_x = |line: &&&str| line.contains("/acme/m/resolve/main/x.txt");
+    assert_eq!(lines.iter().filter(of_x).count(), 3, "{log}");
+    assert!(!log.contains("secret"), "{log}");
+}
