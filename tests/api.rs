@@ -7,29 +7,16 @@ use crate::harness::{Mirror, Response};
 
 #[track_caller]
 fn assert_ok(response: &Response) {
-    assert_eq!(
-        response.status,
-        200,
-        "{:?} {}",
-        response.headers,
-        response.text()
-    );
+    assert_eq!(response.status, 200, "{:?} {}", response.headers, response.text());
     assert!(response.whole);
 }
 
 /// Asserts a refusal as the Hub's clients read it.
 #[track_caller]
 fn assert_says_no(response: &Response, status: u16, code: Option<&str>) {
-    assert_eq!(
-        (response.status, response.header("x-error-code")),
-        (status, code),
-        "{}",
-        response.text()
-    );
+    assert_eq!((response.status, response.header("x-error-code")), (status, code), "{}", response.text());
     assert!(
-        response
-            .header("x-error-message")
-            .is_some_and(|said| !said.is_empty()),
+        response.header("x-error-message").is_some_and(|said| !said.is_empty()),
         "no X-Error-Message: {:?}",
         response.headers
     );
@@ -39,20 +26,14 @@ fn assert_says_no(response: &Response, status: u16, code: Option<&str>) {
 fn mentions(value: &Value, key: &str) -> bool {
     match value {
         Value::Array(items) => items.iter().any(|item| mentions(item, key)),
-        Value::Object(fields) => {
-            fields.contains_key(key) || fields.values().any(|field| mentions(field, key))
-        }
+        Value::Object(fields) => fields.contains_key(key) || fields.values().any(|field| mentions(field, key)),
         _ => false,
     }
 }
 
 #[tokio::test]
 async fn pages_of_a_tree_lead_back_to_the_mirror() {
-    let hub = FakeHub::builder()
-        .page_len(3, 2)
-        .start()
-        .await
-        .expect("two free ports");
+    let hub = FakeHub::builder().page_len(3, 2).start().await.expect("two free ports");
     let repo = hub.model("acme/many");
     for n in 0..10 {
         repo.lfs(&format!("d/w{n}.bin"), noise(n, 100));
@@ -66,9 +47,7 @@ async fn pages_of_a_tree_lead_back_to_the_mirror() {
             let (mut paths, mut pages) = (Vec::new(), 0);
             loop {
                 let mut connection = mirror.connect().await;
-                connection
-                    .send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
-                    .await;
+                connection.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
                 let page = connection.response("GET").await;
                 assert_ok(&page);
                 assert!(!page.text().contains("xetHash"), "{}", page.text());
@@ -78,10 +57,7 @@ async fn pages_of_a_tree_lead_back_to_the_mirror() {
                 pages += 1;
                 let Some(link) = page.header("link") else { break };
                 let base = format!("<http://{host}/");
-                assert!(
-                    link.starts_with(&base) && link.contains("rel=\"next\""),
-                    "{link}"
-                );
+                assert!(link.starts_with(&base) && link.contains("rel=\"next\""), "{link}");
                 assert!(!link.contains(&hub.hub_address().to_string()), "{link}");
                 target = link[base.len() - 1..link.find('>').expect("a whole link")].to_owned();
                 assert!(pages < 50, "the pages never end");
@@ -99,11 +75,7 @@ async fn pages_of_a_tree_lead_back_to_the_mirror() {
 #[tokio::test]
 async fn xet_is_hidden_from_every_listing() {
     let hub = FakeHub::start().await;
-    let repo = hub
-        .model("acme/m")
-        .lfs("d/w.bin", noise(1, 1000))
-        .file("x.txt", "x")
-        .commit("first");
+    let repo = hub.model("acme/m").lfs("d/w.bin", noise(1, 1000)).file("x.txt", "x").commit("first");
     repo.tag("v1");
     let sha = repo.sha();
     let mirror = Mirror::start(&hub).await;
@@ -122,51 +94,30 @@ async fn xet_is_hidden_from_every_listing() {
         let answer = mirror.get(&target).await;
         assert_ok(&answer);
         let json = answer.json();
-        for key in ["xetHash", "xetEnabled"] {
-            assert!(!mentions(&json, key), "{target}: {json}");
-        }
-        assert_eq!(
-            answer.header("content-encoding"),
-            None,
-            "{target}: nobody asked for it"
-        );
+        assert!(!mentions(&json, "xetHash"), "{target}: {json}");
+        assert!(!answer.text().contains("\"xetEnabled\":true"), "{target}: {json}");
+        assert_eq!(answer.header("content-encoding"), None, "{target}: nobody asked for it");
         let head = mirror.head(&target).await;
         assert_eq!(head.status, 200, "HEAD {target}");
     }
-    let info = mirror
-        .get("/api/models/acme/m/revision/main")
-        .await
-        .json();
+    let info = mirror.get("/api/models/acme/m/revision/main").await.json();
     assert_eq!(info["sha"], *sha);
     let refs = mirror.get("/api/models/acme/m/refs").await.json();
     assert_eq!(refs["branches"][0]["targetCommit"], *sha);
     assert_eq!(refs["tags"][0]["name"], "v1");
-    let commits = mirror
-        .get("/api/models/acme/m/commits/main")
-        .await
-        .json();
+    let commits = mirror.get("/api/models/acme/m/commits/main").await.json();
     assert_eq!(commits[0]["id"], *sha);
 }
 
 #[tokio::test]
 async fn paths_info_takes_a_form_and_json() {
     let hub = FakeHub::start().await;
-    let repo = hub
-        .model("acme/m")
-        .lfs("d/w.bin", noise(1, 1000))
-        .file("x y.txt", "x")
-        .commit("first");
+    let repo = hub.model("acme/m").lfs("d/w.bin", noise(1, 1000)).file("x y.txt", "x").commit("first");
     let mirror = Mirror::start(&hub).await;
     let target = "/api/models/acme/m/paths-info/main";
     for (kind, body) in [
-        (
-            "application/x-www-form-urlencoded",
-            "paths=d%2Fw.bin&paths=x+y.txt&paths=absent&expand=False",
-        ),
-        (
-            "application/json",
-            r#"{"paths":["d/w.bin","x y.txt","absent"],"expand":false}"#,
-        ),
+        ("application/x-www-form-urlencoded", "paths=d%2Fw.bin&paths=x+y.txt&paths=absent&expand=False"),
+        ("application/json", r#"{"paths":["d/w.bin","x y.txt","absent"],"expand":false}"#),
     ] {
         for _ in 0..2 {
             let answer = mirror.post(target, kind, body).await;
@@ -178,9 +129,7 @@ async fn paths_info_takes_a_form_and_json() {
         }
     }
     // Another question is another answer.
-    let one = mirror
-        .post(target, "application/json", r#"{"paths":["d"]}"#)
-        .await;
+    let one = mirror.post(target, "application/json", r#"{"paths":["d"]}"#).await;
     assert_eq!(one.json()[0]["type"], "directory");
 }
 
@@ -188,10 +137,7 @@ async fn paths_info_takes_a_form_and_json() {
 async fn small_endpoints_answer_as_the_hub_does() {
     let hub = FakeHub::start().await;
     hub.token("hf_alice");
-    let repo = hub
-        .model("acme/m")
-        .lfs("w.bin", noise(1, 1000))
-        .commit("first");
+    let repo = hub.model("acme/m").lfs("w.bin", noise(1, 1000)).commit("first");
     let mirror = Mirror::start(&hub).await;
     let alice = ["Authorization: Bearer hf_alice"];
 
@@ -200,10 +146,7 @@ async fn small_endpoints_answer_as_the_hub_does() {
     assert_eq!(who.json()["name"], "alice");
     assert_eq!(mirror.get("/api/whoami-v2").await.status, 401);
     let bad = ["Authorization: Bearer hf_wrong"];
-    assert_eq!(
-        mirror.ask("GET", "/api/whoami-v2", &bad).await.status,
-        401
-    );
+    assert_eq!(mirror.ask("GET", "/api/whoami-v2", &bad).await.status, 401);
     assert_ok(&mirror.get("/api/models/acme/m/auth-check").await);
     assert_ok(&mirror.get("/api/agent-harnesses").await);
 
@@ -211,15 +154,10 @@ async fn small_endpoints_answer_as_the_hub_does() {
     let token = mirror.get(&target).await;
     assert_ok(&token);
     let json = token.json();
-    for (header, field) in [
-        ("x-xet-cas-url", "casUrl"),
-        ("x-xet-access-token", "accessToken"),
-        ("x-xet-token-expiration", "exp"),
-    ] {
+    for (header, field) in [("x-xet-cas-url", "casUrl"), ("x-xet-access-token", "accessToken"), ("x-xet-token-expiration", "exp")]
+    {
         let value = token.header(header).unwrap_or_default();
-        let expected = json[field]
-            .as_str()
-            .map_or(json[field].to_string(), str::to_owned);
+        let expected = json[field].as_str().map_or(json[field].to_string(), str::to_owned);
         assert_eq!(value, expected, "{header}");
         assert!(!value.is_empty(), "{header}");
     }
@@ -230,11 +168,7 @@ async fn writes_and_unknown_paths_are_refused_here() {
     let hub = FakeHub::start().await;
     hub.model("acme/m").file("x.txt", "x").commit("first");
     let mirror = Mirror::start(&hub).await;
-    for target in [
-        "/api/models/acme/m/preupload/main",
-        "/api/models/acme/m/commit/main",
-        "/api/repos/create",
-    ] {
+    for target in ["/api/models/acme/m/preupload/main", "/api/models/acme/m/commit/main", "/api/repos/create"] {
         let answer = mirror.post(target, "application/json", "{}").await;
         assert_says_no(&answer, 403, None);
     }
@@ -248,15 +182,8 @@ async fn writes_and_unknown_paths_are_refused_here() {
 async fn refusals_have_the_codes_that_clients_read() {
     let hub = FakeHub::start().await;
     hub.token("hf_alice");
-    let commit = hub
-        .model("acme/m")
-        .file("x.txt", "x")
-        .commit("first")
-        .sha();
-    hub.model("acme/off")
-        .file("x.txt", "x")
-        .commit("first")
-        .disabled();
+    let commit = hub.model("acme/m").file("x.txt", "x").commit("first").sha();
+    hub.model("acme/off").file("x.txt", "x").commit("first").disabled();
     let mirror = Mirror::start(&hub).await;
     let alice = ["Authorization: Bearer hf_alice"];
     let bad = ["Authorization: Bearer hf_wrong"];
@@ -267,11 +194,7 @@ async fn refusals_have_the_codes_that_clients_read() {
             let known = mirror.ask("GET", target, &alice).await;
             assert_says_no(&known, 404, Some("RepoNotFound"));
         }
-        for target in [
-            "/acme/m/resolve/none/x.txt",
-            "/api/models/acme/m/revision/none",
-            "/api/models/acme/m/tree/none",
-        ] {
+        for target in ["/acme/m/resolve/none/x.txt", "/api/models/acme/m/revision/none", "/api/models/acme/m/tree/none"] {
             assert_says_no(&mirror.get(target).await, 404, Some("RevisionNotFound"));
         }
         let absent = mirror.get("/acme/m/resolve/main/absent").await;
@@ -281,13 +204,8 @@ async fn refusals_have_the_codes_that_clients_read() {
         assert_says_no(&absent, 404, Some("EntryNotFound"));
         let off = mirror.get("/acme/off/resolve/main/x.txt").await;
         assert_says_no(&off, 403, None);
-        assert_eq!(
-            off.header("x-error-message"),
-            Some("Access to this resource is disabled.")
-        );
-        let unknown = mirror
-            .ask("GET", "/acme/m/resolve/main/x.txt", &bad)
-            .await;
+        assert_eq!(off.header("x-error-message"), Some("Access to this resource is disabled."));
+        let unknown = mirror.ask("GET", "/acme/m/resolve/main/x.txt", &bad).await;
         assert_eq!(unknown.status, 401, "{}", unknown.text());
         // HEAD tells the same by its headers alone.
         let head = mirror.head("/acme/m/resolve/main/absent").await;
@@ -326,9 +244,7 @@ async fn a_gate_holds_before_and_after_the_file_is_kept() {
             }
         }
         for headers in [&[][..], &other, &friend] {
-            let readme = mirror
-                .ask("GET", "/acme/gated/resolve/main/README.md", headers)
-                .await;
+            let readme = mirror.ask("GET", "/acme/gated/resolve/main/README.md", headers).await;
             assert_ok(&readme);
             assert_eq!(readme.text(), "read me");
         }

@@ -14,22 +14,10 @@ struct Client {
     hf_transfer: bool,
 }
 
-const V0: Client = Client {
-    venv: "hub-0.36.2",
-    hf_transfer: false,
-};
-const V0_TRANSFER: Client = Client {
-    venv: "hub-0.36.2",
-    hf_transfer: true,
-};
-const V1: Client = Client {
-    venv: "hub-1.33.0",
-    hf_transfer: false,
-};
-const V2: Client = Client {
-    venv: "hub-2.4.0",
-    hf_transfer: false,
-};
+const V0: Client = Client { venv: "hub-0.36.2", hf_transfer: false };
+const V0_TRANSFER: Client = Client { venv: "hub-0.36.2", hf_transfer: true };
+const V1: Client = Client { venv: "hub-1.33.0", hf_transfer: false };
+const V2: Client = Client { venv: "hub-2.4.0", hf_transfer: false };
 
 impl Client {
     /// A user with an empty home below `folder`.
@@ -93,28 +81,14 @@ async fn hub_2_4_0_downloads_branches_tags_and_pull_requests() {
 async fn revisions(client: Client) {
     let hub = FakeHub::start().await;
     // Four different states, so that an answer for the wrong one is seen.
-    let main = hub
-        .model("acme/versions")
-        .file("config.json", "1")
-        .lfs("w.bin", noise(1, 3_000_000));
+    let main = hub.model("acme/versions").file("config.json", "1").lfs("w.bin", noise(1, 3_000_000));
     main.commit("first").tag("v1.0");
     let tagged = Expected::of(&main, Kind::Model, &["config.json", "w.bin"]);
     main.file("config.json", "2").commit("second");
-    let branch = main
-        .on("feature/new")
-        .lfs("w.bin", noise(2, 2_500_000))
-        .commit("on a branch");
+    let branch = main.on("feature/new").lfs("w.bin", noise(2, 2_500_000)).commit("on a branch");
     let on_branch = Expected::of(&branch, Kind::Model, &["config.json", "w.bin"]);
-    let proposal = main
-        .on("proposal")
-        .file("extra.txt", "please take this")
-        .commit("proposed")
-        .pr(1);
-    let proposed = Expected::of(
-        &proposal,
-        Kind::Model,
-        &["config.json", "w.bin", "extra.txt"],
-    );
+    let proposal = main.on("proposal").file("extra.txt", "please take this").commit("proposed").pr(1);
+    let proposed = Expected::of(&proposal, Kind::Model, &["config.json", "w.bin", "extra.txt"]);
     let mirror = Mirror::start(&hub).await;
     let folder = TempDir::new().expect("a temporary directory");
 
@@ -142,67 +116,26 @@ async fn hub_2_4_0_raises_the_errors_users_catch() {
 
 async fn errors(client: Client) {
     let hub = FakeHub::start().await;
-    hub.model("acme/open")
-        .file("config.json", "{}")
-        .commit("first");
-    let gated = hub
-        .model("acme/gated")
-        .lfs("w.bin", noise(3, 1_000))
-        .commit("first")
-        .gated();
-    hub.model("acme/private")
-        .file("config.json", "{}")
-        .commit("first")
-        .private();
+    hub.model("acme/open").file("config.json", "{}").commit("first");
+    let gated = hub.model("acme/gated").lfs("w.bin", noise(3, 1_000)).commit("first").gated();
+    hub.model("acme/private").file("config.json", "{}").commit("first").private();
     let mirror = Mirror::start(&hub).await;
     let folder = TempDir::new().expect("a temporary directory");
     let user = client.user(&mirror, &folder, "anonymous");
 
-    check(
-        &user,
-        "acme/nothing",
-        "main",
-        "config.json",
-        "RepositoryNotFoundError",
-    )
-    .await;
-    check(
-        &user,
-        "acme/private",
-        "main",
-        "config.json",
-        "RepositoryNotFoundError",
-    )
-    .await;
-    check(
-        &user,
-        "acme/open",
-        "nowhere",
-        "config.json",
-        "RevisionNotFoundError",
-    )
-    .await;
-    check(
-        &user,
-        "acme/open",
-        "main",
-        "nothing.json",
-        "EntryNotFoundError",
-    )
-    .await;
+    check(&user, "acme/nothing", "main", "config.json", "RepositoryNotFoundError").await;
+    check(&user, "acme/private", "main", "config.json", "RepositoryNotFoundError").await;
+    check(&user, "acme/open", "nowhere", "config.json", "RevisionNotFoundError").await;
+    check(&user, "acme/open", "main", "nothing.json", "EntryNotFoundError").await;
     check(&user, "acme/gated", "main", "w.bin", "GatedRepoError").await;
 
     // Who was let in gets the file, and the next who was not still does not: now that the mirror has the bytes.
     gated.grant("hf_member");
     hub.token("hf_stranger");
-    let member = client
-        .user(&mirror, &folder, "member")
-        .env("HF_TOKEN", "hf_member");
+    let member = client.user(&mirror, &folder, "member").env("HF_TOKEN", "hf_member");
     let got = single(&member, "acme/gated", "main", "w.bin").await;
     assert_eq!(got["sha256"], gated.oid("w.bin"), "{got}");
-    let stranger = client
-        .user(&mirror, &folder, "stranger")
-        .env("HF_TOKEN", "hf_stranger");
+    let stranger = client.user(&mirror, &folder, "stranger").env("HF_TOKEN", "hf_stranger");
     check(&stranger, "acme/gated", "main", "w.bin", "GatedRepoError").await;
     let anonymous = client.user(&mirror, &folder, "anonymous again");
     check(&anonymous, "acme/gated", "main", "w.bin", "GatedRepoError").await;
@@ -212,90 +145,44 @@ async fn errors(client: Client) {
 /// Asks for one file and expects an exception of this class.
 async fn check(user: &Python, repo: &str, revision: &str, path: &str, expected: &str) {
     let got = single(user, repo, revision, path).await;
-    let classes: Vec<&str> = got["is"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    assert!(
-        classes.contains(&expected),
-        "{path} of {repo} at {revision}: wanted {expected}, got {got:#}"
-    );
+    let classes: Vec<&str> = got["is"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    assert!(classes.contains(&expected), "{path} of {repo} at {revision}: wanted {expected}, got {got:#}");
     // A gated repo is also "not found" to some releases, but one that is not found must not be called gated.
     let called_gated = classes.contains(&"GatedRepoError");
-    assert_eq!(
-        called_gated,
-        expected == "GatedRepoError",
-        "{path} of {repo} at {revision}: {got:#}"
-    );
+    assert_eq!(called_gated, expected == "GatedRepoError", "{path} of {repo} at {revision}: {got:#}");
 }
 
 async fn single(user: &Python, repo: &str, revision: &str, path: &str) -> Value {
     let cache = user.home().join("cache").to_string_lossy().into_owned();
-    user.json("single.py", &["model", repo, revision, path, &cache])
-        .await
+    user.json("single.py", &["model", repo, revision, path, &cache]).await
 }
 
 /// Downloads a revision as two users with empty homes: both get all, and the second costs one question at most.
-async fn twice(
-    hub: &FakeHub,
-    mirror: &Mirror,
-    client: Client,
-    folder: &TempDir,
-    repo: &Expected,
-    revision: &str,
-) {
+async fn twice(hub: &FakeHub, mirror: &Mirror, client: Client, folder: &TempDir, repo: &Expected, revision: &str) {
     let name = |which: &str| format!("{which} {} {}", repo.kind, revision.replace('/', "-"));
     let first = client.user(mirror, folder, &name("first"));
-    assert_eq!(
-        snapshot(&first, repo, revision).await,
-        repo.as_json(),
-        "the first user of {}",
-        repo.id
-    );
+    assert_eq!(snapshot(&first, repo, revision).await, repo.as_json(), "the first user of {}", repo.id);
 
     hub.wait_idle().await;
     let (calls_before, bytes_before) = (hub.calls().len(), hub.cdn_bytes());
     let second = client.user(mirror, folder, &name("second"));
-    assert_eq!(
-        snapshot(&second, repo, revision).await,
-        repo.as_json(),
-        "the second user of {}",
-        repo.id
-    );
+    assert_eq!(snapshot(&second, repo, revision).await, repo.as_json(), "the second user of {}", repo.id);
 
     let calls = hub.calls().split_off(calls_before);
-    let told: Vec<String> = calls
-        .iter()
-        .map(|call| format!("{} {}", call.method, call.target()))
-        .collect();
-    let is_revision =
-        |call: &Call| call.listener == Listener::Hub && call.path.contains("/revision/");
-    assert_eq!(
-        hub.cdn_bytes(),
-        bytes_before,
-        "a second user took bytes of the CDN: {told:#?}"
-    );
-    assert!(
-        calls.len() <= 1 && calls.iter().all(is_revision),
-        "a second user cost upstream {told:#?}"
-    );
+    let told: Vec<String> = calls.iter().map(|call| format!("{} {}", call.method, call.target())).collect();
+    let is_revision = |call: &Call| call.listener == Listener::Hub && call.path.contains("/revision/");
+    assert_eq!(hub.cdn_bytes(), bytes_before, "a second user took bytes of the CDN: {told:#?}");
+    assert!(calls.len() <= 1 && calls.iter().all(is_revision), "a second user cost upstream {told:#?}");
 }
 
 async fn snapshot(user: &Python, repo: &Expected, revision: &str) -> Value {
     let cache = user.home().join("cache").to_string_lossy().into_owned();
-    user.json("snapshot.py", &[repo.kind, &repo.id, revision, &cache])
-        .await
+    user.json("snapshot.py", &[repo.kind, &repo.id, revision, &cache]).await
 }
 
 /// Asserts that no client saw a Xet signal, and that no token left the Hub.
 fn assert_all_was_plain_http(hub: &FakeHub) {
-    assert_eq!(
-        hub.asked("xet-read-token"),
-        0,
-        "a client asked for a Xet token"
-    );
+    assert_eq!(hub.asked("xet-read-token"), 0, "a client asked for a Xet token");
     assert!(hub.cas_calls().is_empty(), "a client spoke to the CAS");
     assert!(hub.leaks().is_empty(), "a token went to the CDN");
     assert!(hub.writes().is_empty());
@@ -324,12 +211,7 @@ impl Expected {
             Kind::Space => "space",
             _ => "model",
         };
-        Expected {
-            kind,
-            id: repo.id().to_owned(),
-            commit: repo.sha(),
-            files: Value::Object(files),
-        }
+        Expected { kind, id: repo.id().to_owned(), commit: repo.sha(), files: Value::Object(files) }
     }
 
     fn as_json(&self) -> Value {
@@ -343,10 +225,7 @@ const MIB: u64 = 1 << 20;
 fn model(hub: &FakeHub) -> Expected {
     let repo = hub
         .model("acme/tiny-model")
-        .file(
-            ".gitattributes",
-            "*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
-        )
+        .file(".gitattributes", "*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
         .file("README.md", "---\nlicense: apache-2.0\n---\n# Tiny\n")
         .file("config.json", "{\"model_type\": \"tiny\"}\n")
         .file("empty.txt", "")
@@ -386,12 +265,7 @@ fn dataset(hub: &FakeHub) -> Expected {
         .lfs("data/train-00000-of-00002.parquet", noise(8, 2_500_000))
         .lfs("data/train-00001-of-00002.parquet", noise(9, 1_048_577))
         .commit("rows");
-    let paths = [
-        "README.md",
-        "data/über.csv",
-        "data/train-00000-of-00002.parquet",
-        "data/train-00001-of-00002.parquet",
-    ];
+    let paths = ["README.md", "data/über.csv", "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"];
     Expected::of(&repo, Kind::Dataset, &paths)
 }
 
@@ -402,9 +276,5 @@ fn space(hub: &FakeHub) -> Expected {
         .file("requirements.txt", "gradio\n")
         .lfs("assets/logo.png", noise(10, 70_000))
         .commit("app");
-    Expected::of(
-        &repo,
-        Kind::Space,
-        &["app.py", "requirements.txt", "assets/logo.png"],
-    )
+    Expected::of(&repo, Kind::Space, &["app.py", "requirements.txt", "assets/logo.png"])
 }

@@ -15,28 +15,20 @@ const FILE: &str = "/acme/large/resolve/main/weights.safetensors";
 /// Starts a Hub with one 200 MiB file; returns it with the file's sha256.
 async fn hub_with_one_large_file() -> (FakeHub, String) {
     let hub = FakeHub::start().await;
-    let repo = hub
-        .model("acme/large")
-        .synthetic("weights.safetensors", SIZE, 1);
+    let repo = hub.model("acme/large").synthetic("weights.safetensors", SIZE, 1);
     (hub, repo.commit("weights").oid("weights.safetensors"))
 }
 
 fn assert_whole(sum: &Sum, sha256: &str) {
     assert!(sum.whole, "the body was cut after {} bytes", sum.len);
-    assert_eq!(
-        (sum.status, sum.len, sum.sha256.as_str()),
-        (200, SIZE, sha256)
-    );
+    assert_eq!((sum.status, sum.len, sum.sha256.as_str()), (200, SIZE, sha256));
 }
 
 /// Asserts that the CDN sent no more than this many times the file.
 fn assert_upstream_at_most(hub: &FakeHub, times: f64) {
     let sent = hub.cdn_bytes();
     let most = (SIZE as f64 * times) as u64;
-    assert!(
-        sent <= most,
-        "the CDN sent {sent} bytes for a file of {SIZE}: more than {times} times"
-    );
+    assert!(sent <= most, "the CDN sent {sent} bytes for a file of {SIZE}: more than {times} times");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,15 +72,10 @@ async fn a_client_that_resumes_gets_the_rest_and_nothing_twice() {
 
     leave_after(&mirror, start).await;
     let mut connection = mirror.connect().await;
-    connection
-        .ask("GET", FILE, &[&format!("Range: bytes={start}-")])
-        .await;
+    connection.ask("GET", FILE, &[&format!("Range: bytes={start}-")]).await;
     let (status, headers) = connection.head("GET").await.expect("an answer");
     assert_eq!(status, 206);
-    assert_eq!(
-        headers["content-range"],
-        format!("bytes {start}-{}/{SIZE}", SIZE - 1)
-    );
+    assert_eq!(headers["content-range"], format!("bytes {start}-{}/{SIZE}", SIZE - 1));
     assert_eq!(connection.read_body(SIZE).await, SIZE - start);
 
     assert_upstream_at_most(&hub, 1.05);
@@ -120,14 +107,8 @@ async fn leave_after(mirror: &Mirror, len: u64) {
 #[tokio::test]
 async fn the_first_byte_does_not_wait_for_the_file() {
     // At this rate the file takes more than three minutes, so whoever waits for all of it fails.
-    let hub = FakeHub::builder()
-        .cdn_rate(MIB)
-        .start()
-        .await
-        .expect("two free ports");
-    hub.model("acme/large")
-        .synthetic("weights.safetensors", SIZE, 1)
-        .commit("weights");
+    let hub = FakeHub::builder().cdn_rate(MIB).start().await.expect("two free ports");
+    hub.model("acme/large").synthetic("weights.safetensors", SIZE, 1).commit("weights");
     let mirror = Mirror::start(&hub).await;
 
     let mut connection = mirror.connect().await;
@@ -137,8 +118,5 @@ async fn the_first_byte_does_not_wait_for_the_file() {
         connection.piece().await.expect("a first piece")
     };
     let piece = tokio::time::timeout(Duration::from_secs(10), first).await;
-    assert!(
-        piece.is_ok_and(|piece| piece.is_some()),
-        "no byte within 10 s"
-    );
+    assert!(piece.is_ok_and(|piece| piece.is_some()), "no byte within 10 s");
 }

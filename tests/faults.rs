@@ -20,11 +20,7 @@ struct Setup {
 async fn setup() -> Setup {
     let hub = FakeHub::start().await;
     let bytes = noise(11, SIZE).to_vec();
-    let repo = hub
-        .model("acme/large")
-        .lfs("w.bin", &bytes)
-        .file("config.json", "{}")
-        .commit("first");
+    let repo = hub.model("acme/large").lfs("w.bin", &bytes).file("config.json", "{}").commit("first");
     let oid = repo.oid("w.bin");
     Setup { hub, bytes, oid }
 }
@@ -32,11 +28,7 @@ async fn setup() -> Setup {
 #[track_caller]
 fn assert_right(response: &Response, bytes: &[u8]) {
     assert_eq!(response.status, 200, "{}", message(response));
-    assert!(
-        response.whole,
-        "the body was cut after {} bytes",
-        response.body.len()
-    );
+    assert!(response.whole, "the body was cut after {} bytes", response.body.len());
     assert!(response.body == bytes, "other bytes");
 }
 
@@ -44,21 +36,14 @@ fn assert_right(response: &Response, bytes: &[u8]) {
 #[track_caller]
 fn assert_refused(response: &Response) -> String {
     let said = message(response);
-    assert!(
-        (500..600).contains(&response.status),
-        "{} instead of a 5xx: {said}",
-        response.status
-    );
+    assert!((500..600).contains(&response.status), "{} instead of a 5xx: {said}", response.status);
     assert!(!said.is_empty(), "no X-Error-Message");
     assert_eq!(response.header("x-error-code"), None, "a 5xx has no code");
     said
 }
 
 fn message(response: &Response) -> String {
-    response
-        .header("x-error-message")
-        .unwrap_or_default()
-        .to_owned()
+    response.header("x-error-message").unwrap_or_default().to_owned()
 }
 
 /// The CDN's calls for the file that carried bytes, by the first byte they asked for.
@@ -91,12 +76,7 @@ async fn a_cut_inside_a_block_is_resumed_where_it_was() {
 
     s.hub.wait_idle().await;
     let sent = s.hub.cdn_bytes();
-    assert_eq!(
-        sent,
-        SIZE as u64,
-        "no byte comes twice; the ranges began at {:?}",
-        starts(&s.hub)
-    );
+    assert_eq!(sent, SIZE as u64, "no byte comes twice; the ranges began at {:?}", starts(&s.hub));
     assert!(starts(&s.hub).contains(&cut), "{:?}", starts(&s.hub));
 }
 
@@ -152,11 +132,7 @@ async fn lying_heads_never_reach_a_client() {
 async fn a_wrong_bit_never_makes_a_whole_file() {
     for offset in [5, 3 * MIB + 7, SIZE - 1] {
         let s = setup().await;
-        s.hub
-            .fault("w.bin")
-            .on_cdn()
-            .times(1)
-            .flip(offset as u64);
+        s.hub.fault("w.bin").on_cdn().times(1).flip(offset as u64);
         let mirror = Mirror::start(&s.hub).await;
 
         let first = mirror.get(FILE).await;
@@ -167,13 +143,7 @@ async fn a_wrong_bit_never_makes_a_whole_file() {
             first.body.len()
         );
         assert_eq!(in_quarantine(&mirror).len(), 1, "bit at {offset}");
-        assert_eq!(
-            mirror
-                .metrics()
-                .await
-                .of("dingospeed_objects_broken_total"),
-            1.0
-        );
+        assert_eq!(mirror.metrics().await.of("dingospeed_objects_broken_total"), 1.0);
         assert_right(&mirror.get(FILE).await, &s.bytes);
         assert_eq!(in_quarantine(&mirror).len(), 1, "bit at {offset}");
     }
@@ -194,12 +164,7 @@ async fn expired_signatures_are_asked_for_anew() {
 async fn a_503_from_the_cdn_or_the_hub_is_tried_again() {
     let s = setup().await;
     let cdn = s.hub.fault("w.bin").on_cdn().times(1).status(503, &[]);
-    let hub = s
-        .hub
-        .fault("/resolve/main/w.bin")
-        .on_hub()
-        .times(1)
-        .status(503, &[]);
+    let hub = s.hub.fault("/resolve/main/w.bin").on_hub().times(1).status(503, &[]);
     let mirror = Mirror::start(&s.hub).await;
 
     assert_right(&mirror.get(FILE).await, &s.bytes);
@@ -215,10 +180,7 @@ async fn silence_counts_as_a_break() {
             None => fault.hang_before_head(),
             Some(bytes) => fault.hang_after(bytes),
         };
-        let mirror = Mirror::of(&s.hub)
-            .set("upstream.read_timeout", "1s")
-            .start()
-            .await;
+        let mirror = Mirror::of(&s.hub).set("upstream.read_timeout", "1s").start().await;
         let answer = tokio::time::timeout(Duration::from_secs(20), mirror.get(FILE)).await;
         assert_right(&answer.expect("an end within 20 s"), &s.bytes);
     }
@@ -227,18 +189,12 @@ async fn silence_counts_as_a_break() {
 #[tokio::test]
 async fn a_redirect_to_a_foreign_host_is_not_followed() {
     let s = setup().await;
-    s.hub
-        .fault("/resolve/main/w.bin")
-        .on_hub()
-        .redirect_to("https://evil.example.com/w.bin");
+    s.hub.fault("/resolve/main/w.bin").on_hub().redirect_to("https://evil.example.com/w.bin");
     let mirror = Mirror::start(&s.hub).await;
     let answer = mirror.get(FILE).await;
     let said = assert_refused(&answer);
     assert_eq!(answer.status, 502, "{said}");
-    assert!(
-        said.contains("upstream.allowed_hosts") && said.contains("evil.example.com"),
-        "{said}"
-    );
+    assert!(said.contains("upstream.allowed_hosts") && said.contains("evil.example.com"), "{said}");
 }
 
 #[tokio::test]
@@ -278,11 +234,7 @@ async fn a_cdn_that_is_down_before_the_first_byte_is_a_true_5xx() {
 #[tokio::test]
 async fn an_upstream_that_goes_mid_body_cuts_the_client() {
     let s = setup().await;
-    let gate = s
-        .hub
-        .fault("w.bin")
-        .on_cdn()
-        .hold_after((MIB + MIB / 2) as u64);
+    let gate = s.hub.fault("w.bin").on_cdn().hold_after((MIB + MIB / 2) as u64);
     let mirror = Mirror::start(&s.hub).await;
     let mut connection = mirror.connect().await;
     connection.ask("GET", FILE, &[]).await;
@@ -313,17 +265,10 @@ async fn a_block_that_rotted_on_disk_is_fetched_again() {
     assert_right(&mirror.get(FILE).await, &s.bytes);
     mirror.stop().await;
 
-    let blob = mirror
-        .repos()
-        .join("blobs")
-        .join(&s.oid[..2])
-        .join(&s.oid);
+    let blob = mirror.repos().join("blobs").join(&s.oid[..2]).join(&s.oid);
     let mut kept = std::fs::read(&blob).expect("the block file");
     let (mark, in_file) = (&s.bytes[3 * MIB + 100..3 * MIB + 132], kept.clone());
-    let at = in_file
-        .windows(32)
-        .position(|window| window == mark)
-        .expect("the payload is stored as it is");
+    let at = in_file.windows(32).position(|window| window == mark).expect("the payload is stored as it is");
     kept[at] ^= 1;
     std::fs::write(&blob, kept).expect("write the block file");
 

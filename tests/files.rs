@@ -28,29 +28,14 @@ async fn setup() -> Setup {
         .commit("first");
     let (oid, commit) = (repo.oid("w.bin"), repo.sha());
     let mirror = Mirror::start(&hub).await;
-    Setup {
-        hub,
-        mirror,
-        bytes,
-        oid,
-        commit,
-    }
+    Setup { hub, mirror, bytes, oid, commit }
 }
 
 #[track_caller]
 fn assert_body(response: &Response, status: u16, body: &[u8], what: &str) {
     assert_eq!(response.status, status, "{what}: {}", short(response));
-    assert!(
-        response.whole,
-        "{what}: cut after {} bytes",
-        response.body.len()
-    );
-    assert!(
-        response.body == body,
-        "{what}: {} bytes instead of {}, or other ones",
-        response.body.len(),
-        body.len()
-    );
+    assert!(response.whole, "{what}: cut after {} bytes", response.body.len());
+    assert!(response.body == body, "{what}: {} bytes instead of {}, or other ones", response.body.len(), body.len());
 }
 
 fn short(response: &Response) -> String {
@@ -71,32 +56,13 @@ fn assert_file_headers(response: &Response, oid: &str, commit: &str, len: usize,
         ("x-linked-etag", &etag),
         ("x-linked-size", &size),
     ] {
-        assert_eq!(
-            response.header(name),
-            Some(expected),
-            "{name} in {}",
-            short(response)
-        );
-        assert_eq!(
-            response.headers.get_all(name).iter().count(),
-            1,
-            "{name} comes once"
-        );
+        assert_eq!(response.header(name), Some(expected), "{name} in {}", short(response));
+        assert_eq!(response.headers.get_all(name).iter().count(), 1, "{name} comes once");
     }
     for name in response.headers.keys() {
-        assert!(
-            !name.as_str().starts_with("x-xet"),
-            "{name} betrays Xet to the client"
-        );
+        assert!(!name.as_str().starts_with("x-xet"), "{name} betrays Xet to the client");
     }
-    for name in [
-        "content-encoding",
-        "transfer-encoding",
-        "age",
-        "location",
-        "link",
-        "set-cookie",
-    ] {
+    for name in ["content-encoding", "transfer-encoding", "age", "location", "link", "set-cookie"] {
         assert_eq!(response.header(name), None, "{name}");
     }
 }
@@ -107,24 +73,13 @@ async fn every_shape_of_url_finds_its_file() {
     let model = hub.model("acme/m").file("d/a b.txt", "model").commit("1");
     let model_sha = model.sha();
     model.tag("v1.0");
-    let branch = model
-        .on("feature/x")
-        .file("d/a b.txt", "branch")
-        .commit("2");
-    model
-        .on("proposal")
-        .file("d/a b.txt", "pull request")
-        .commit("3")
-        .pr(1);
+    let branch = model.on("feature/x").file("d/a b.txt", "branch").commit("2");
+    model.on("proposal").file("d/a b.txt", "pull request").commit("3").pr(1);
     model.file("d/a b.txt", "moved on").commit("4");
-    hub.dataset("acme/m")
-        .file("d/a b.txt", "dataset")
-        .commit("1");
+    hub.dataset("acme/m").file("d/a b.txt", "dataset").commit("1");
     hub.space("acme/m").file("d/a b.txt", "space").commit("1");
     hub.model("gpt2").file("d/a b.txt", "legacy").commit("1");
-    hub.dataset("squad")
-        .file("d/a b.txt", "legacy set")
-        .commit("1");
+    hub.dataset("squad").file("d/a b.txt", "legacy set").commit("1");
     let mirror = Mirror::start(&hub).await;
 
     let at = |revision: &str| format!("/acme/m/resolve/{revision}/d/a%20b.txt");
@@ -137,33 +92,20 @@ async fn every_shape_of_url_finds_its_file() {
         (at(&branch.sha()), "branch"),
         (at("refs%2Fpr%2F1"), "pull request"),
         (at("main") + "?download=true", "moved on"),
-        (
-            "/acme/m/resolve/main/d%2Fa%20b.txt".to_owned(),
-            "moved on",
-        ),
-        (
-            "//acme//m//resolve/main//d/a%20b.txt".to_owned(),
-            "moved on",
-        ),
+        ("/acme/m/resolve/main/d%2Fa%20b.txt".to_owned(), "moved on"),
+        ("//acme//m//resolve/main//d/a%20b.txt".to_owned(), "moved on"),
         (format!("http://mirror.test{}", at("main")), "moved on"),
         (cache, "model"),
         (format!("/datasets{}", at("main")), "dataset"),
         (format!("/spaces{}", at("main")), "space"),
         ("/gpt2/resolve/main/d/a%20b.txt".to_owned(), "legacy"),
-        (
-            "/datasets/squad/resolve/main/d/a%20b.txt".to_owned(),
-            "legacy set",
-        ),
+        ("/datasets/squad/resolve/main/d/a%20b.txt".to_owned(), "legacy set"),
     ] {
         assert_body(&mirror.get(&target).await, 200, body.as_bytes(), &target);
         let head = mirror.head(&target).await;
         assert_eq!(head.status, 200, "HEAD {target}");
         let len = body.len().to_string();
-        assert_eq!(
-            head.header("content-length"),
-            Some(&*len),
-            "HEAD {target}"
-        );
+        assert_eq!(head.header("content-length"), Some(&*len), "HEAD {target}");
     }
 }
 
@@ -180,10 +122,7 @@ async fn a_files_headers_are_the_same_on_head_and_get_cold_and_kept() {
         let part = s.mirror.get_range(FILE, "bytes=5-14").await;
         assert_body(&part, 206, &s.bytes[5..15], round);
         assert_file_headers(&part, &s.oid, &s.commit, 10, SIZE);
-        assert!(
-            head.header("content-disposition")
-                .is_some_and(|value| value.contains("w.bin"))
-        );
+        assert!(head.header("content-disposition").is_some_and(|value| value.contains("w.bin")));
     }
     let small = "/acme/large/resolve/main/config.json";
     let oid = s.hub.model("acme/large").oid("config.json");
@@ -198,10 +137,7 @@ async fn a_files_headers_are_the_same_on_head_and_get_cold_and_kept() {
 #[tokio::test]
 async fn a_head_fetches_no_bytes_and_knows_no_ranges() {
     let s = setup().await;
-    let head = s
-        .mirror
-        .ask("HEAD", FILE, &["Range: bytes=0-9"])
-        .await;
+    let head = s.mirror.ask("HEAD", FILE, &["Range: bytes=0-9"]).await;
     assert_eq!(head.status, 200);
     assert_eq!(head.header("content-range"), None);
     assert_file_headers(&head, &s.oid, &s.commit, SIZE, SIZE);
@@ -224,14 +160,8 @@ async fn single_ranges_are_byte_exact() {
             ("bytes=-9".to_owned(), size - 9..size),
             (format!("bytes=-{}", size + 1), 0..size),
             ("bytes=0-".to_owned(), 0..size),
-            (
-                "bytes=2000000-99999999999999999999999".to_owned(),
-                2_000_000..size,
-            ),
-            (
-                "bytes=2400000-18446744073709551615".to_owned(),
-                2_400_000..size,
-            ),
+            ("bytes=2000000-99999999999999999999999".to_owned(), 2_000_000..size),
+            ("bytes=2400000-18446744073709551615".to_owned(), 2_400_000..size),
             ("Bytes=3-4".to_owned(), 3..5),
             ("bytes=0-1,99999999-".to_owned(), 0..2),
         ] {
@@ -239,11 +169,7 @@ async fn single_ranges_are_byte_exact() {
             let answer = s.mirror.get_range(FILE, &range).await;
             assert_body(&answer, 206, &s.bytes[span.clone()], &what);
             let content_range = format!("bytes {}-{}/{size}", span.start, span.end - 1);
-            assert_eq!(
-                answer.header("content-range"),
-                Some(&*content_range),
-                "{what}"
-            );
+            assert_eq!(answer.header("content-range"), Some(&*content_range), "{what}");
         }
     }
 }
@@ -252,32 +178,17 @@ async fn single_ranges_are_byte_exact() {
 async fn ranges_without_a_byte_are_refused_and_nonsense_is_ignored() {
     let s = setup().await;
     let past = format!("bytes={SIZE}-");
-    for range in [
-        "bytes=-0",
-        &past,
-        "bytes=99999999-999999999",
-        "bytes=99999999999999999999999999-",
-        "bytes=99999999-,88888888-88888889",
-    ] {
+    for range in
+        ["bytes=-0", &past, "bytes=99999999-999999999", "bytes=99999999999999999999999999-", "bytes=99999999-,88888888-88888889"]
+    {
         let answer = s.mirror.get_range(FILE, range).await;
         assert_eq!(answer.status, 416, "{range}: {}", short(&answer));
         let unsatisfied = format!("bytes */{SIZE}");
-        assert_eq!(
-            answer.header("content-range"),
-            Some(&*unsatisfied),
-            "{range}"
-        );
+        assert_eq!(answer.header("content-range"), Some(&*unsatisfied), "{range}");
         assert!(answer.whole && answer.body.len() < 1000, "{range}");
     }
-    for range in [
-        "bytes=", "bytes=-", "bytes=9-3", "bytes=a-b", "items=0-9", "bytes=0-1,x", "0-9",
-    ] {
-        assert_body(
-            &s.mirror.get_range(FILE, range).await,
-            200,
-            &s.bytes,
-            range,
-        );
+    for range in ["bytes=", "bytes=-", "bytes=9-3", "bytes=a-b", "items=0-9", "bytes=0-1,x", "0-9"] {
+        assert_body(&s.mirror.get_range(FILE, range).await, 200, &s.bytes, range);
     }
 }
 
@@ -286,10 +197,7 @@ async fn several_ranges_come_as_multipart_byte_by_byte() {
     let s = setup().await;
     for (range, spans) in [
         ("bytes=0-9,20-29", vec![0..10, 20..30]),
-        (
-            "bytes=5-5, 1048570-1048580, -10",
-            vec![5..6, 1_048_570..1_048_581, SIZE - 10..SIZE],
-        ),
+        ("bytes=5-5, 1048570-1048580, -10", vec![5..6, 1_048_570..1_048_581, SIZE - 10..SIZE]),
         ("bytes=0-1,2-3", vec![0..2, 2..4]),
     ] {
         for round in 0..2 {
@@ -309,12 +217,7 @@ async fn several_ranges_come_as_multipart_byte_by_byte() {
             let parts = multipart(&answer.body, boundary);
             let expected: Vec<_> = spans
                 .iter()
-                .map(|span| {
-                    (
-                        format!("bytes {}-{}/{SIZE}", span.start, span.end - 1),
-                        s.bytes[span.clone()].to_vec(),
-                    )
-                })
+                .map(|span| (format!("bytes {}-{}/{SIZE}", span.start, span.end - 1), s.bytes[span.clone()].to_vec()))
                 .collect();
             assert!(parts == expected, "{what}: {}", short(&answer));
         }
@@ -336,35 +239,22 @@ fn multipart(body: &[u8], boundary: &str) -> Vec<(String, Vec<u8>)> {
         rest = rest.strip_prefix(b"\r\n").unwrap_or(rest);
         if rest.starts_with(close.as_bytes()) {
             let tail = &rest[close.len()..];
-            assert!(
-                tail.is_empty() || tail == b"\r\n",
-                "bytes after the last boundary"
-            );
+            assert!(tail.is_empty() || tail == b"\r\n", "bytes after the last boundary");
             return parts;
         }
-        rest = rest
-            .strip_prefix(open.as_bytes())
-            .expect("a boundary before each part");
-        let end = rest
-            .windows(4)
-            .position(|window| window == b"\r\n\r\n")
-            .expect("a part's head ends");
+        rest = rest.strip_prefix(open.as_bytes()).expect("a boundary before each part");
+        let end = rest.windows(4).position(|window| window == b"\r\n\r\n").expect("a part's head ends");
         let head = String::from_utf8_lossy(&rest[..end]).into_owned();
         let range = head
             .split("\r\n")
             .find_map(|line| {
                 let (name, value) = line.split_once(':')?;
-                name.eq_ignore_ascii_case("content-range")
-                    .then(|| value.trim().to_owned())
+                name.eq_ignore_ascii_case("content-range").then(|| value.trim().to_owned())
             })
             .expect("a part names its range");
-        let (span, _) = range
-            .trim_start_matches("bytes ")
-            .split_once('/')
-            .expect("a total");
+        let (span, _) = range.trim_start_matches("bytes ").split_once('/').expect("a total");
         let (first, last) = span.split_once('-').expect("two ends");
-        let len = last.parse::<usize>().expect("a number") + 1
-            - first.parse::<usize>().expect("a number");
+        let len = last.parse::<usize>().expect("a number") + 1 - first.parse::<usize>().expect("a number");
         rest = &rest[end + 4..];
         parts.push((range, rest[..len].to_vec()));
         rest = &rest[len..];
@@ -382,10 +272,7 @@ async fn if_range_holds_for_the_strong_tag_only() {
         ("Wed, 21 Oct 2015 07:28:00 GMT".to_owned(), false),
     ] {
         let condition = format!("If-Range: {value}");
-        let answer = s
-            .mirror
-            .ask("GET", FILE, &["Range: bytes=10-19", &condition])
-            .await;
+        let answer = s.mirror.ask("GET", FILE, &["Range: bytes=10-19", &condition]).await;
         match holds {
             true => assert_body(&answer, 206, &s.bytes[10..20], &condition),
             false => assert_body(&answer, 200, &s.bytes, &condition),
@@ -403,29 +290,17 @@ async fn if_range_holds_for_the_strong_tag_only() {
 async fn if_none_match_spares_the_body() {
     let s = setup().await;
     let oid = &s.oid;
-    for value in [
-        format!("\"{oid}\""),
-        format!("W/\"{oid}\""),
-        format!("\"x\", \"{oid}\""),
-        "*".to_owned(),
-    ] {
+    for value in [format!("\"{oid}\""), format!("W/\"{oid}\""), format!("\"x\", \"{oid}\""), "*".to_owned()] {
         let condition = format!("If-None-Match: {value}");
         for method in ["GET", "HEAD"] {
             let answer = s.mirror.ask(method, FILE, &[&condition]).await;
             assert_eq!(answer.status, 304, "{method} {condition}");
             let etag = format!("\"{oid}\"");
-            assert_eq!(
-                answer.header("etag"),
-                Some(&*etag),
-                "{method} {condition}"
-            );
+            assert_eq!(answer.header("etag"), Some(&*etag), "{method} {condition}");
         }
     }
     assert_eq!(s.hub.cdn_bytes(), 0, "a 304 needs no bytes");
-    let answer = s
-        .mirror
-        .ask("GET", FILE, &["If-None-Match: \"other\""])
-        .await;
+    let answer = s.mirror.ask("GET", FILE, &["If-None-Match: \"other\""]).await;
     assert_body(&answer, 200, &s.bytes, "another tag");
 }
 
@@ -445,11 +320,7 @@ async fn empty_files_are_files() {
             for range in ["bytes=0-", "bytes=0-0", "bytes=-5"] {
                 let answer = s.mirror.get_range(&target, range).await;
                 assert_eq!(answer.status, 416, "{name} {range}: {}", short(&answer));
-                assert_eq!(
-                    answer.header("content-range"),
-                    Some("bytes */0"),
-                    "{name} {range}"
-                );
+                assert_eq!(answer.header("content-range"), Some("bytes */0"), "{name} {range}");
             }
         }
     }

@@ -18,10 +18,7 @@ async fn a_directory_serves_one_process_at_a_time() {
     let second = Mirror::of(&hub).repos(&folder).try_start().await;
     let said = second.err().expect("the second one is refused");
     assert!(said.contains("exit status: 1"), "{said}");
-    assert!(
-        said.contains(&*folder.to_string_lossy()),
-        "names the directory: {said}"
-    );
+    assert!(said.contains(&*folder.to_string_lossy()), "names the directory: {said}");
     assert!(
         said.contains("use") && said.contains(&first.pid().to_string()),
         "says that another process uses it, and which: {said}"
@@ -44,33 +41,18 @@ async fn a_taken_port_is_a_plain_error() {
     let repos = folder.path().to_string_lossy().into_owned();
     let url = hub.url();
     let began = Instant::now();
-    let (code, stderr, _) = dingospeed(
-        &[
-            "serve", "--listen", &address, "--repos", &repos, "--upstream", &url,
-        ],
-        &[],
-    )
-    .await;
+    let (code, stderr, _) = dingospeed(&["serve", "--listen", &address, "--repos", &repos, "--upstream", &url], &[]).await;
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(
-        stderr.contains(&address) && stderr.contains("--listen"),
-        "{stderr}"
-    );
+    assert!(stderr.contains(&address) && stderr.contains("--listen"), "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 /// A Hub whose CDN needs about three seconds for the file.
 async fn slow_hub() -> (FakeHub, Vec<u8>) {
-    let hub = FakeHub::builder()
-        .cdn_rate(MIB as u64)
-        .start()
-        .await
-        .expect("two free ports");
+    let hub = FakeHub::builder().cdn_rate(MIB as u64).start().await.expect("two free ports");
     let bytes = noise(5, 3 * MIB).to_vec();
-    hub.model("acme/large")
-        .lfs("w.bin", &bytes)
-        .commit("first");
+    hub.model("acme/large").lfs("w.bin", &bytes).commit("first");
     (hub, bytes)
 }
 
@@ -82,11 +64,7 @@ async fn sigterm_completes_what_runs() {
     connection.ask("GET", FILE, &[]).await;
     let (status, _) = connection.head("GET").await.expect("an answer");
     assert_eq!(status, 200);
-    let first = connection
-        .piece()
-        .await
-        .expect("a piece")
-        .expect("a first piece");
+    let first = connection.piece().await.expect("a piece").expect("a first piece");
     let address = mirror.address();
     mirror.signal(libc::SIGTERM);
 
@@ -97,10 +75,7 @@ async fn sigterm_completes_what_runs() {
     assert!(body == bytes, "{} bytes", body.len());
     let status = mirror.ended().await;
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(
-        tokio::net::TcpStream::connect(address).await.is_err(),
-        "nobody listens any more"
-    );
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens any more");
 }
 
 #[tokio::test]
@@ -112,11 +87,7 @@ async fn an_idle_connection_does_not_delay_the_end() {
     assert_eq!(connection.response("GET").await.status, 200);
     let began = Instant::now();
     assert_eq!(mirror.stop().await.code(), Some(0));
-    assert!(
-        began.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -129,11 +100,7 @@ async fn sigint_ends_at_once() {
     let began = Instant::now();
     mirror.signal(libc::SIGINT);
     let status = mirror.ended().await;
-    assert!(
-        began.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(status.code(), Some(130), "{status}");
     let cut = loop {
         match connection.piece().await {
@@ -148,9 +115,7 @@ async fn sigint_ends_at_once() {
 #[tokio::test]
 async fn the_numbers_are_there_and_their_labels_bounded() {
     let hub = FakeHub::start().await;
-    hub.model("acme/large")
-        .lfs("w.bin", noise(3, 2 * MIB))
-        .commit("first");
+    hub.model("acme/large").lfs("w.bin", noise(3, 2 * MIB)).commit("first");
     let mirror = Mirror::start(&hub).await;
     assert_eq!(mirror.get(FILE).await.status, 200);
     assert_eq!(mirror.get(FILE).await.status, 200);
@@ -168,24 +133,11 @@ async fn the_numbers_are_there_and_their_labels_bounded() {
         "disk_free_bytes",
         "build_info",
     ] {
-        assert!(
-            before.sum(&format!("dingospeed_{name}")) > 0.0,
-            "{name} is missing or zero"
-        );
+        assert!(before.sum(&format!("dingospeed_{name}")) > 0.0, "{name} is missing or zero");
     }
-    for name in [
-        "blocks_joined_total",
-        "objects_broken_total",
-        "blocks_broken_total",
-        "flights",
-        "disk_used_bytes",
-        "blobs",
-    ] {
+    for name in ["blocks_joined_total", "objects_broken_total", "blocks_broken_total", "flights", "disk_used_bytes", "blobs"] {
         let name = format!("dingospeed_{name}");
-        assert!(
-            before.samples().any(|(sample, _)| sample == name),
-            "{name} is missing"
-        );
+        assert!(before.samples().any(|(sample, _)| sample == name), "{name} is missing");
     }
     assert_eq!(before.of("dingospeed_blocks_filled_total"), 2.0);
 
@@ -207,10 +159,8 @@ async fn the_numbers_are_there_and_their_labels_bounded() {
             assert!(!sample.contains(foreign), "{sample}");
         }
     }
-    let routes: BTreeSet<&str> = after
-        .samples()
-        .filter_map(|(sample, _)| sample.split_once("route=\"")?.1.split('"').next())
-        .collect();
+    let routes: BTreeSet<&str> =
+        after.samples().filter_map(|(sample, _)| sample.split_once("route=\"")?.1.split('"').next()).collect();
     assert!(routes.len() <= 24, "{routes:?}");
 }
 
@@ -221,23 +171,14 @@ async fn the_log_has_one_line_per_request_and_no_secret() {
     hub.model("acme/m").file("x.txt", "x").commit("first");
     let mirror = Mirror::start(&hub).await;
     for _ in 0..3 {
-        mirror
-            .ask(
-                "GET",
-                "/acme/m/resolve/main/x.txt?token=alsosecret",
-                &["Authorization: Bearer hf_secret"],
-            )
-            .await;
+        mirror.ask("GET", "/acme/m/resolve/main/x.txt?token=alsosecret", &["Authorization: Bearer hf_secret"]).await;
     }
     mirror.head("/acme/m/resolve/main/absent.txt").await;
     mirror.get("/forged%0Aserved%20client=me").await;
     mirror.get("/bogus").await;
     mirror.wait_log("path=\"/bogus\"").await;
     let log = mirror.log();
-    let lines: Vec<&str> = log
-        .lines()
-        .filter(|line| line.contains(" served client="))
-        .collect();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(" served client=")).collect();
     assert_eq!(lines.len(), 6, "{log}");
     let of_x = |line: &&&str| line.contains("/acme/m/resolve/main/x.txt");
     assert_eq!(lines.iter().filter(of_x).count(), 3, "{log}");

@@ -35,8 +35,7 @@ impl Response {
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))
     }
 }
 
@@ -73,23 +72,14 @@ pub(crate) struct Cut;
 
 impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Connection {
-        let stream = TcpStream::connect(address)
-            .await
-            .unwrap_or_else(|error| panic!("connect to the mirror at {address}: {error}"));
-        Connection {
-            stream,
-            buffer: BytesMut::new(),
-            body: Framing::Done,
-            ended_by_peer: false,
-        }
+        let stream =
+            TcpStream::connect(address).await.unwrap_or_else(|error| panic!("connect to the mirror at {address}: {error}"));
+        Connection { stream, buffer: BytesMut::new(), body: Framing::Done, ended_by_peer: false }
     }
 
     /// Sends bytes as they are.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream
-            .write_all(bytes.as_ref())
-            .await
-            .expect("the mirror reads what it is sent");
+        self.stream.write_all(bytes.as_ref()).await.expect("the mirror reads what it is sent");
     }
 
     /// Sends a request without a body. The headers are whole lines, without their ends.
@@ -112,10 +102,7 @@ impl Connection {
             }
             assert!(self.buffer.len() < HEAD_MAX, "an answer's head has no end");
             if !self.fill().await {
-                assert!(
-                    self.buffer.is_empty(),
-                    "the connection was cut in an answer's head"
-                );
+                assert!(self.buffer.is_empty(), "the connection was cut in an answer's head");
                 return None;
             }
         };
@@ -166,10 +153,7 @@ impl Connection {
 
     /// Reads a whole answer. Panics if there is none.
     pub(crate) async fn response(&mut self, method: &str) -> Response {
-        let (status, headers) = self
-            .head(method)
-            .await
-            .expect("an answer before the connection ends");
+        let (status, headers) = self.head(method).await.expect("an answer before the connection ends");
         let mut body = Vec::new();
         let whole = loop {
             match self.piece().await {
@@ -178,20 +162,12 @@ impl Connection {
                 Err(Cut) => break false,
             }
         };
-        Response {
-            status,
-            headers,
-            body,
-            whole,
-        }
+        Response { status, headers, body, whole }
     }
 
     /// Reads a whole answer and keeps its sum only.
     pub(crate) async fn sum(&mut self, method: &str) -> Sum {
-        let (status, _) = self
-            .head(method)
-            .await
-            .expect("an answer before the connection ends");
+        let (status, _) = self.head(method).await.expect("an answer before the connection ends");
         let (mut hash, mut len) = (Sha256::new(), 0);
         let whole = loop {
             match self.piece().await {
@@ -203,17 +179,8 @@ impl Connection {
                 Err(Cut) => break false,
             }
         };
-        let sha256 = hash
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        Sum {
-            status,
-            len,
-            sha256,
-            whole,
-        }
+        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Sum { status, len, sha256, whole }
     }
 
     /// Reads this many bytes of a body, or less where it ends; returns how many.
@@ -241,8 +208,7 @@ impl Connection {
     async fn chunk_len(&mut self) -> Result<u64, Cut> {
         let line = self.line().await?;
         let digits = line.split(';').next().unwrap_or_default().trim();
-        let len = u64::from_str_radix(digits, 16)
-            .unwrap_or_else(|_| panic!("`{line}` is no chunk length"));
+        let len = u64::from_str_radix(digits, 16).unwrap_or_else(|_| panic!("`{line}` is no chunk length"));
         if len == 0 {
             // Trailers, of which there are none, and the empty line.
             while !self.line().await?.is_empty() {}
@@ -276,11 +242,7 @@ impl Connection {
 }
 
 fn framing(method: &str, status: u16, headers: &HeaderMap) -> Framing {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
-    };
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     if method == "HEAD" || status == 204 || status == 304 {
         Framing::Done
     } else if text("transfer-encoding").is_some_and(|codings| codings.contains("chunked")) {
@@ -302,9 +264,7 @@ fn parse_head(head: &[u8]) -> (u16, HeaderMap) {
         .unwrap_or_else(|| panic!("`{first}` is no status line"));
     let mut headers = HeaderMap::new();
     for line in lines {
-        let (name, value) = line
-            .split_once(':')
-            .unwrap_or_else(|| panic!("`{line}` is no header"));
+        let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("`{line}` is no header"));
         let name: HeaderName = name.parse().expect("a header name");
         // Byte by byte, since names of files come as UTF-8 or Latin-1.
         let value = HeaderValue::from_bytes(value.trim().as_bytes()).expect("a header value");
@@ -314,7 +274,5 @@ fn parse_head(head: &[u8]) -> (u16, HeaderMap) {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
+    haystack.windows(needle.len()).position(|window| window == needle)
 }

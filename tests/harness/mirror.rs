@@ -68,19 +68,14 @@ impl MirrorOptions {
 
     /// Starts and waits until it serves; panics with its log if it does not.
     pub(crate) async fn start(self) -> Mirror {
-        self.try_start()
-            .await
-            .unwrap_or_else(|log| panic!("the mirror did not start; it said:\n{log}"))
+        self.try_start().await.unwrap_or_else(|log| panic!("the mirror did not start; it said:\n{log}"))
     }
 
     /// Starts; the error is what a mirror that refused to serve had said.
     pub(crate) async fn try_start(self) -> Result<Mirror, String> {
         let mut mirror = Mirror {
             options: self,
-            folder: tempfile::Builder::new()
-                .prefix("dingospeed-it-")
-                .tempdir()
-                .expect("a temporary directory"),
+            folder: tempfile::Builder::new().prefix("dingospeed-it-").tempdir().expect("a temporary directory"),
             child: None,
             url: String::new(),
         };
@@ -97,12 +92,7 @@ impl Mirror {
 
     /// Begins a mirror of this Hub.
     pub(crate) fn of(hub: &FakeHub) -> MirrorOptions {
-        MirrorOptions {
-            upstream: hub.url(),
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            repos: None,
-        }
+        MirrorOptions { upstream: hub.url(), arguments: Vec::new(), environment: Vec::new(), repos: None }
     }
 
     /// Returns the address as a URL without a trailing slash: what `HF_ENDPOINT` is set to.
@@ -111,26 +101,17 @@ impl Mirror {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.url
-            .trim_start_matches("http://")
-            .parse()
-            .expect("the start line names an address")
+        self.url.trim_start_matches("http://").parse().expect("the start line names an address")
     }
 
     /// Returns the directory with the mirror's files.
     pub(crate) fn repos(&self) -> PathBuf {
-        self.options
-            .repos
-            .clone()
-            .unwrap_or_else(|| self.folder.path().join("repos"))
+        self.options.repos.clone().unwrap_or_else(|| self.folder.path().join("repos"))
     }
 
     /// Returns the process id, while there is a process.
     pub(crate) fn pid(&self) -> u32 {
-        self.child
-            .as_ref()
-            .and_then(Child::id)
-            .expect("the mirror is running")
+        self.child.as_ref().and_then(Child::id).expect("the mirror is running")
     }
 
     /// Returns all the mirror has said so far, over all its starts.
@@ -142,10 +123,7 @@ impl Mirror {
     pub(crate) async fn wait_log(&self, text: &str) {
         let began = Instant::now();
         while !self.log().contains(text) {
-            assert!(
-                began.elapsed() < START_MAX,
-                "`{text}` never came to the log"
-            );
+            assert!(began.elapsed() < START_MAX, "`{text}` never came to the log");
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
@@ -166,8 +144,7 @@ impl Mirror {
     }
 
     pub(crate) async fn head(&self, target: &str) -> Response {
-        self.ask("HEAD", target, &["Accept-Encoding: identity"])
-            .await
+        self.ask("HEAD", target, &["Accept-Encoding: identity"]).await
     }
 
     /// Gets with a `Range`, such as `bytes=0-9`.
@@ -243,11 +220,7 @@ impl Mirror {
 
     async fn spawn(&mut self) -> Result<(), String> {
         let before = self.log().len();
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log_path())
-            .expect("the mirror's log file");
+        let log = OpenOptions::new().create(true).append(true).open(self.log_path()).expect("the mirror's log file");
         let mut command = Command::new(program());
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--repos"])
@@ -297,23 +270,14 @@ impl Drop for Mirror {
 
 /// Finds the address in the start line, once the line is whole.
 fn endpoint_in(said: &str) -> Option<String> {
-    let line = said
-        .split_inclusive('\n')
-        .find(|line| line.contains("HF_ENDPOINT="))?;
+    let line = said.split_inclusive('\n').find(|line| line.contains("HF_ENDPOINT="))?;
     let url = line.strip_suffix('\n')?.split_once("HF_ENDPOINT=")?.1;
     let end = url.find(|c: char| c.is_whitespace() || "'\"`),;".contains(c));
-    Some(
-        url[..end.unwrap_or(url.len())]
-            .trim_end_matches('/')
-            .to_owned(),
-    )
+    Some(url[..end.unwrap_or(url.len())].trim_end_matches('/').to_owned())
 }
 
 /// Runs another command of the binary to its end, and returns its exit code and what it said on stderr and stdout.
-pub(crate) async fn dingospeed(
-    arguments: &[&str],
-    environment: &[(&str, &str)],
-) -> (Option<i32>, String, String) {
+pub(crate) async fn dingospeed(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let output = Command::new(program())
         .args(arguments)
         .env_clear()
@@ -326,11 +290,7 @@ pub(crate) async fn dingospeed(
         .unwrap_or_else(|_| panic!("`dingospeed {}` did not end", arguments.join(" ")))
         .expect("the binary starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (
-        output.status.code(),
-        text(&output.stderr),
-        text(&output.stdout),
-    )
+    (output.status.code(), text(&output.stderr), text(&output.stdout))
 }
 
 /// One reading of `/metrics`.
@@ -339,18 +299,12 @@ pub(crate) struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
     fn parse(text: &str) -> Metrics {
-        let samples = text
-            .lines()
-            .filter(|line| !line.starts_with('#') && !line.is_empty());
+        let samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         let pair = |line: &str| {
             let (name, value) = line.rsplit_once(' ')?;
             Some((name.to_owned(), value.parse().ok()?))
         };
-        Metrics(
-            samples
-                .map(|line| pair(line).unwrap_or_else(|| panic!("`{line}` is no sample")))
-                .collect(),
-        )
+        Metrics(samples.map(|line| pair(line).unwrap_or_else(|| panic!("`{line}` is no sample"))).collect())
     }
 
     /// Returns one sample by its name and, if any, its labels as printed; zero if it is absent.
@@ -361,17 +315,11 @@ impl Metrics {
     /// Returns the sum over all labels of a name.
     pub(crate) fn sum(&self, name: &str) -> f64 {
         let is_of = |sample: &str| sample == name || sample.starts_with(&format!("{name}{{"));
-        self.0
-            .iter()
-            .filter(|(sample, _)| is_of(sample))
-            .map(|(_, value)| value)
-            .sum()
+        self.0.iter().filter(|(sample, _)| is_of(sample)).map(|(_, value)| value).sum()
     }
 
     /// Returns all samples as printed.
     pub(crate) fn samples(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.0
-            .iter()
-            .map(|(sample, value)| (sample.as_str(), *value))
+        self.0.iter().map(|(sample, value)| (sample.as_str(), *value))
     }
 }

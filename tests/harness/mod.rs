@@ -2,10 +2,7 @@
 //!
 //! Enter by `Mirror::start(&hub)`; the upstream is `fake_hub::FakeHub`. Nothing here knows what a right answer is.
 
-#![allow(
-    dead_code,
-    reason = "the words for the next test are here before the test is"
-)]
+#![allow(dead_code, reason = "the words for the next test are here before the test is")]
 
 mod client;
 mod mirror;

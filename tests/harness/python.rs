@@ -30,11 +30,7 @@ impl Python {
     pub(crate) fn new(venv: &'static str, endpoint: &str, home: &Path) -> Python {
         std::fs::create_dir_all(home).expect("a home for the client");
         let home = home.to_owned();
-        let mut python = Python {
-            venv,
-            home: home.clone(),
-            environment: Vec::new(),
-        };
+        let mut python = Python { venv, home: home.clone(), environment: Vec::new() };
         for (name, value) in [
             ("HOME", &*home.to_string_lossy()),
             ("HF_HOME", &*home.to_string_lossy()),
@@ -76,11 +72,7 @@ impl Python {
     pub(crate) async fn run(&self, script: &str, arguments: &[&str]) -> Ran {
         let program = root().join("tests/clients").join(script);
         let mut command = Command::new(python_of(self.venv));
-        command
-            .arg(program)
-            .args(arguments)
-            .env_clear()
-            .envs(self.environment.iter().cloned());
+        command.arg(program).args(arguments).env_clear().envs(self.environment.iter().cloned());
         run(command, &format!("{script} {}", arguments.join(" "))).await
     }
 
@@ -97,26 +89,20 @@ impl Python {
             ran.stderr
         );
         let last = ran.stdout.lines().last().unwrap_or_default();
-        serde_json::from_str(last)
-            .unwrap_or_else(|error| panic!("{script} printed no JSON ({error}): {}", ran.stdout))
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{script} printed no JSON ({error}): {}", ran.stdout))
     }
 
     fn environment_for_people(&self) -> String {
         let shown = |pair: &&(String, String)| pair.0.starts_with("HF_") && pair.0 != "HF_TOKEN";
         let pairs = self.environment.iter().filter(shown);
-        pairs
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect::<Vec<_>>()
-            .join(" ")
+        pairs.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }
 }
 
 /// Runs a script of `tests/clients/` in the demo's environment, with the environment of this process.
 pub(crate) async fn demo_python(script: &str, arguments: &[&str]) -> Ran {
     let mut command = Command::new(python_of("demo"));
-    command
-        .arg(root().join("tests/clients").join(script))
-        .args(arguments);
+    command.arg(root().join("tests/clients").join(script)).args(arguments);
     run(command, script).await
 }
 

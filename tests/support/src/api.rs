@@ -24,33 +24,20 @@ pub(crate) fn answer(shared: &Shared, ask: &Ask) -> Answer {
     quota.used += 1;
     let limit = quota.max.unwrap_or(limit);
     let exceeded = quota.max.is_some_and(|max| quota.used > max);
-    let left = limit
-        .saturating_sub(quota.used)
-        .max(if quota.max.is_some() { 0 } else { 1 });
-    let answer = if exceeded {
-        errors::too_many()
-    } else {
-        routed(shared, &mut state, ask, route)
-    };
+    let left = limit.saturating_sub(quota.used).max(if quota.max.is_some() { 0 } else { 1 });
+    let answer = if exceeded { errors::too_many() } else { routed(shared, &mut state, ask, route) };
     drop(state);
     dressed(ask, answer)
-        .with(
-            "ratelimit",
-            format!("\"{class}\";r={left};t={WINDOW_LEFT_SECONDS}"),
-        )
-        .with(
-            "ratelimit-policy",
-            format!("\"fixed window\";\"{class}\";q={limit};w=300"),
-        )
+        .with("ratelimit", format!("\"{class}\";r={left};t={WINDOW_LEFT_SECONDS}"))
+        .with("ratelimit-policy", format!("\"fixed window\";\"{class}\";q={limit};w=300"))
 }
 
 fn class_of(route: &Route, caller: &Caller) -> (&'static str, u64) {
     let known = matches!(caller, Caller::Known(_));
     match route {
-        Route::Repo(RepoRoute {
-            what: What::Resolve { .. } | What::ResolveCache { .. } | What::Raw { .. },
-            ..
-        }) => ("resolvers", if known { 5000 } else { 3000 }),
+        Route::Repo(RepoRoute { what: What::Resolve { .. } | What::ResolveCache { .. } | What::Raw { .. }, .. }) => {
+            ("resolvers", if known { 5000 } else { 3000 })
+        }
         Route::Repo(route) if !route.what.is_api() => ("pages", if known { 200 } else { 100 }),
         Route::Unknown(false) => ("pages", if known { 200 } else { 100 }),
         _ => ("api", if known { 1000 } else { 500 }),
@@ -62,10 +49,7 @@ fn dressed(ask: &Ask, answer: Answer) -> Answer {
     let id = sha1_hex(format!("{}{}", ask.target(), ask.header("x-amzn-trace-id")));
     let mut answer = answer
         .with("x-powered-by", "huggingface-moon")
-        .with(
-            "x-request-id",
-            format!("Root=1-{}-{}", &id[..8], &id[8..32]),
-        )
+        .with("x-request-id", format!("Root=1-{}-{}", &id[..8], &id[8..32]))
         .with("cross-origin-opener-policy", "same-origin")
         .with("referrer-policy", "strict-origin-when-cross-origin")
         .with("access-control-allow-origin", "https://huggingface.co")
@@ -75,10 +59,7 @@ fn dressed(ask: &Ask, answer: Answer) -> Answer {
         answer.set("vary", "Origin");
     }
     if ask.caller == Caller::Anonymous {
-        answer.set(
-            "x-hf-warning",
-            "unauthenticated; You are sending unauthenticated requests to the HF Hub.",
-        );
+        answer.set("x-hf-warning", "unauthenticated; You are sending unauthenticated requests to the HF Hub.");
     }
     answer.fresh_for(ask).gzipped_for(ask)
 }
@@ -95,13 +76,7 @@ fn routed(shared: &Shared, state: &mut State, ask: &Ask, route: Route) -> Answer
     if ask.caller == Caller::Bad {
         return errors::unauthenticated(form);
     }
-    let posts = matches!(
-        &route,
-        Route::Repo(RepoRoute {
-            what: What::PathsInfo(_),
-            ..
-        })
-    );
+    let posts = matches!(&route, Route::Repo(RepoRoute { what: What::PathsInfo(_), .. }));
     if ask.is_read() == posts {
         return errors::no_endpoint(form);
     }
@@ -115,9 +90,7 @@ fn routed(shared: &Shared, state: &mut State, ask: &Ask, route: Route) -> Answer
 }
 
 fn of_repo(shared: &Shared, state: &mut State, ask: &Ask, route: RepoRoute, form: Form) -> Answer {
-    let signer = Signer {
-        expires: state.now() + state.signature_life.as_secs(),
-    };
+    let signer = Signer { expires: state.now() + state.signature_life.as_secs() };
     // Whether a moved name may be told is for the repo it leads to to say.
     let mut moved = None;
     if let Found::Moved(id) = state.find(route.kind, &route.id) {
@@ -130,11 +103,7 @@ fn of_repo(shared: &Shared, state: &mut State, ask: &Ask, route: RepoRoute, form
         return errors::no_repo(form, &ask.caller);
     }
     if let Some(id) = moved {
-        let query = if ask.query.is_empty() {
-            String::new()
-        } else {
-            format!("?{}", ask.query)
-        };
+        let query = if ask.query.is_empty() { String::new() } else { format!("?{}", ask.query) };
         return Answer::redirect(307, &format!("{}{id}{}{query}", route.before, route.after));
     }
     if repo.disabled {
@@ -143,12 +112,8 @@ fn of_repo(shared: &Shared, state: &mut State, ask: &Ask, route: RepoRoute, form
     repo.seal_first();
     let repo: &RepoState = repo;
     match &route.what {
-        What::Resolve { revision, path } => {
-            resolve::resolve(shared, repo, &signer, ask, revision, path)
-        }
-        What::ResolveCache { commit, path } => {
-            resolve::resolve_cache(shared, repo, &signer, ask, commit, path)
-        }
+        What::Resolve { revision, path } => resolve::resolve(shared, repo, &signer, ask, revision, path),
+        What::ResolveCache { commit, path } => resolve::resolve_cache(shared, repo, &signer, ask, commit, path),
         What::Raw { revision, path } => resolve::raw(repo, ask, revision, path),
         What::Info => info::info(repo, ask, "main"),
         What::Revision(revision) => info::info(repo, ask, revision),
@@ -156,13 +121,9 @@ fn of_repo(shared: &Shared, state: &mut State, ask: &Ask, route: RepoRoute, form
         What::PathsInfo(revision) => tree::paths_info(repo, ask, revision),
         What::Refs => info::refs(repo, ask),
         What::Commits(revision) => info::commits(shared, repo, ask, revision),
-        What::AuthCheck if !repo.is_read_by(&ask.caller) => {
-            errors::gated(Form::Json, repo, &ask.caller)
-        }
+        What::AuthCheck if !repo.is_read_by(&ask.caller) => errors::gated(Form::Json, repo, &ask.caller),
         What::AuthCheck => Answer::text(200, "OK"),
-        What::XetReadToken(_) if !repo.is_read_by(&ask.caller) => {
-            errors::gated(Form::Json, repo, &ask.caller)
-        }
+        What::XetReadToken(_) if !repo.is_read_by(&ask.caller) => errors::gated(Form::Json, repo, &ask.caller),
         What::XetReadToken(revision) => xet_read_token(shared, repo, &signer, revision),
         What::Page => Answer::html(200, format!("<!doctype html><title>{}</title>", repo.id)),
         What::Other(_) => errors::no_endpoint(form),
@@ -175,14 +136,11 @@ fn xet_read_token(shared: &Shared, repo: &RepoState, signer: &Signer, revision: 
     };
     let cas = format!("{}/cas", shared.cdn_url());
     let token = format!("xet_{}", sha1_hex(&commit.id));
-    Answer::json(
-        200,
-        &json!({ "casUrl": cas, "accessToken": token, "exp": signer.expires }),
-    )
-    .with("x-xet-cas-url", &cas)
-    .with("x-xet-access-token", &token)
-    .with("x-xet-token-expiration", signer.expires.to_string())
-    .with("cache-control", "no-store")
+    Answer::json(200, &json!({ "casUrl": cas, "accessToken": token, "exp": signer.expires }))
+        .with("x-xet-cas-url", &cas)
+        .with("x-xet-access-token", &token)
+        .with("x-xet-token-expiration", signer.expires.to_string())
+        .with("cache-control", "no-store")
 }
 
 fn whoami(ask: &Ask) -> Answer {
@@ -201,6 +159,7 @@ fn whoami(ask: &Ask) -> Answer {
 }
 
 fn harnesses() -> Answer {
-    let list = json!({ "standardEnvVars": ["AI_AGENT", "AGENT"], "harnesses": { "fake-agent": { "envVars": { "FAKE_AGENT": "*" } } } });
+    let list =
+        json!({ "standardEnvVars": ["AI_AGENT", "AGENT"], "harnesses": { "fake-agent": { "envVars": { "FAKE_AGENT": "*" } } } });
     Answer::json(200, &list).with("cache-control", "public, max-age=3600")
 }

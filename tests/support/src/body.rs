@@ -52,12 +52,7 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    pub(crate) fn new(
-        content: Arc<dyn Content>,
-        span: Range<u64>,
-        wire: Arc<Wire>,
-        running: Option<Running>,
-    ) -> Sending {
+    pub(crate) fn new(content: Arc<dyn Content>, span: Range<u64>, wire: Arc<Wire>, running: Option<Running>) -> Sending {
         Sending {
             content,
             at: span.start,
@@ -75,10 +70,7 @@ impl Sending {
     }
 
     pub(crate) fn pace(&mut self, bytes_per_second: u64) {
-        let slowest = self
-            .bytes_per_second
-            .unwrap_or(u64::MAX)
-            .min(bytes_per_second);
+        let slowest = self.bytes_per_second.unwrap_or(u64::MAX).min(bytes_per_second);
         self.bytes_per_second = Some(slowest);
     }
 
@@ -86,14 +78,10 @@ impl Sending {
     pub(crate) fn plan(&mut self, actions: &[Action]) {
         for action in actions {
             match action {
-                Action::CutAfter { bytes, reset } => {
-                    self.stops.push((*bytes, Stop::Cut { reset: *reset }))
-                }
+                Action::CutAfter { bytes, reset } => self.stops.push((*bytes, Stop::Cut { reset: *reset })),
                 Action::Short { bytes, .. } => self.stops.push((*bytes, Stop::End)),
                 Action::HangAfter(bytes) => self.stops.push((*bytes, Stop::Hang)),
-                Action::HoldAfter(bytes, barrier) => {
-                    self.stops.push((*bytes, Stop::Hold(barrier.clone())))
-                }
+                Action::HoldAfter(bytes, barrier) => self.stops.push((*bytes, Stop::Hold(barrier.clone()))),
                 Action::Longer(bytes) => self.extra += bytes,
                 Action::Flip(offset) => self.flips.push(*offset),
                 Action::Rate(bytes_per_second) => self.pace(*bytes_per_second),
@@ -105,9 +93,7 @@ impl Sending {
 
     /// Returns how many bytes may go before the next stop.
     fn room(&self) -> u64 {
-        self.stops
-            .first()
-            .map_or(u64::MAX, |(position, _)| position.saturating_sub(self.sent))
+        self.stops.first().map_or(u64::MAX, |(position, _)| position.saturating_sub(self.sent))
     }
 
     fn next_piece(&mut self) -> Bytes {
@@ -118,12 +104,7 @@ impl Sending {
         let piece = if self.at < self.end {
             let limit = limit.min(self.end - self.at);
             let piece = self.content.read(self.at, limit as usize);
-            assert!(
-                !piece.is_empty(),
-                "content ended at {} of {}",
-                self.at,
-                self.end
-            );
+            assert!(!piece.is_empty(), "content ended at {} of {}", self.at, self.end);
             let piece = self.flipped(piece);
             self.at += piece.len() as u64;
             piece
@@ -137,8 +118,7 @@ impl Sending {
             running.sent(piece.len() as u64);
         }
         if let Some(rate) = self.bytes_per_second {
-            self.wire
-                .owe(Duration::from_secs_f64(piece.len() as f64 / rate as f64));
+            self.wire.owe(Duration::from_secs_f64(piece.len() as f64 / rate as f64));
         }
         piece
     }
@@ -161,10 +141,7 @@ impl Body for Sending {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         loop {
             if let Some(wait) = &mut self.wait {
                 ready!(wait.as_mut().poll(cx));

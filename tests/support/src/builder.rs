@@ -25,12 +25,7 @@ pub struct Builder {
 
 impl Default for Builder {
     fn default() -> Builder {
-        Builder {
-            hub: ANY_PORT,
-            cdn: ANY_PORT,
-            settings: Settings::default(),
-            tokens: BTreeSet::new(),
-        }
+        Builder { hub: ANY_PORT, cdn: ANY_PORT, settings: Settings::default(), tokens: BTreeSet::new() }
     }
 }
 
@@ -92,11 +87,7 @@ impl Builder {
     /// Binds and serves, on tasks of the current tokio runtime.
     pub async fn start(self) -> io::Result<FakeHub> {
         let ports = [Port::bind(self.hub)?, Port::bind(self.cdn)?];
-        let state = State {
-            tokens: self.tokens,
-            signature_life: self.settings.signature_life,
-            ..State::default()
-        };
+        let state = State { tokens: self.tokens, signature_life: self.settings.signature_life, ..State::default() };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             settings: self.settings,

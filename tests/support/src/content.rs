@@ -67,10 +67,7 @@ impl Synthetic {
     pub fn new(size: u64, seed: u64) -> Synthetic {
         static POOLS: LazyLock<Mutex<HashMap<u64, Bytes>>> = LazyLock::new(Mutex::default);
         let mut pools = POOLS.lock().unwrap_or_else(|broken| broken.into_inner());
-        let pool = pools
-            .entry(seed)
-            .or_insert_with(|| Bytes::from(noise(seed, SYNTHETIC_PERIOD as usize)))
-            .clone();
+        let pool = pools.entry(seed).or_insert_with(|| Bytes::from(noise(seed, SYNTHETIC_PERIOD as usize))).clone();
         Synthetic { size, pool }
     }
 }
@@ -83,8 +80,7 @@ impl Content for Synthetic {
     fn read(&self, offset: u64, len: usize) -> Bytes {
         let left = self.size.saturating_sub(offset).min(len as u64) as usize;
         let start = (offset % SYNTHETIC_PERIOD) as usize;
-        self.pool
-            .slice(start..start + left.min(self.pool.len() - start))
+        self.pool.slice(start..start + left.min(self.pool.len() - start))
     }
 }
 
@@ -119,9 +115,7 @@ impl From<Arc<dyn Content>> for Source {
 impl From<PathBuf> for Source {
     /// Maps the file; a file that cannot be opened is a mistake of the test and panics.
     fn from(path: PathBuf) -> Source {
-        Source(
-            Memory::map(&path).unwrap_or_else(|error| panic!("map `{}`: {error}", path.display())),
-        )
+        Source(Memory::map(&path).unwrap_or_else(|error| panic!("map `{}`: {error}", path.display())))
     }
 }
 
@@ -176,14 +170,8 @@ mod tests {
 
     #[test]
     fn git_names_the_empty_blob_and_hello() {
-        assert_eq!(
-            git_blob_id(&Memory(Bytes::new())),
-            "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
-        );
-        assert_eq!(
-            git_blob_id(&Memory(Bytes::from("hello\n"))),
-            "ce013625030ba8dba906f756967f9e9ca394464a"
-        );
+        assert_eq!(git_blob_id(&Memory(Bytes::new())), "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
+        assert_eq!(git_blob_id(&Memory(Bytes::from("hello\n"))), "ce013625030ba8dba906f756967f9e9ca394464a");
     }
 
     #[test]

@@ -21,17 +21,7 @@ pub(crate) fn answer(shared: &Shared, ask: &Ask) -> Answer {
     let done = match (ask.path.as_str(), ask.method == Method::POST) {
         ("/__stats", false) => return Answer::json(200, &stats(shared)),
         ("/__log", false) => {
-            return Answer::json(
-                200,
-                &json!(
-                    shared
-                        .log
-                        .calls()
-                        .iter()
-                        .map(Call::to_json)
-                        .collect::<Vec<_>>()
-                ),
-            );
+            return Answer::json(200, &json!(shared.log.calls().iter().map(Call::to_json).collect::<Vec<_>>()));
         }
         ("/__fault", true) => fault(shared, &body),
         ("/__release", true) => release(shared, &body),
@@ -44,11 +34,7 @@ pub(crate) fn answer(shared: &Shared, ask: &Ask) -> Answer {
         ("/__reset", true) => {
             shared.log.clear();
             shared.rules.clear();
-            shared
-                .gates
-                .lock()
-                .unwrap_or_else(|broken| broken.into_inner())
-                .clear();
+            shared.gates.lock().unwrap_or_else(|broken| broken.into_inner()).clear();
             shared.state().answer_all = None;
             shared.state().quotas.clear();
             Ok(())
@@ -76,25 +62,15 @@ pub(crate) fn stats(shared: &Shared) -> Value {
         .calls()
         .iter()
         .filter(|call| {
-            call.listener == Listener::Cdn
-                && !call.path.starts_with("/cas/")
-                && call.headers.contains_key("authorization")
+            call.listener == Listener::Cdn && !call.path.starts_with("/cas/") && call.headers.contains_key("authorization")
         })
         .count();
     json!({ "hub": of(Listener::Hub), "cdn": of(Listener::Cdn), "leaks": leaks })
 }
 
 fn fault(shared: &Shared, body: &Value) -> Result<(), String> {
-    let text = |name: &str| {
-        body[name]
-            .as_str()
-            .ok_or(format!("`{name}` must be a string"))
-    };
-    let number = |name: &str| {
-        body[name]
-            .as_u64()
-            .ok_or(format!("`{name}` must be a whole number"))
-    };
+    let text = |name: &str| body[name].as_str().ok_or(format!("`{name}` must be a string"));
+    let number = |name: &str| body[name].as_u64().ok_or(format!("`{name}` must be a whole number"));
     let listener = match body["listener"].as_str() {
         None | Some("any") => None,
         Some("hub") => Some(Listener::Hub),
@@ -112,27 +88,13 @@ fn fault(shared: &Shared, body: &Value) -> Result<(), String> {
         ranged: body["ranged"].as_bool().unwrap_or(false),
         after: body["after"].as_u64().unwrap_or(0),
         times: body["times"].as_u64(),
-        chance: body["chance"]
-            .as_f64()
-            .map(|chance| (chance, body["seed"].as_u64().unwrap_or(0))),
+        chance: body["chance"].as_f64().map(|chance| (chance, body["seed"].as_u64().unwrap_or(0))),
     };
     let action = match text("kind")? {
-        "cut_after" => Action::CutAfter {
-            bytes: number("bytes")?,
-            reset: false,
-        },
-        "reset_after" => Action::CutAfter {
-            bytes: number("bytes")?,
-            reset: true,
-        },
-        "short" => Action::Short {
-            bytes: number("bytes")?,
-            chunked: false,
-        },
-        "short_chunked" => Action::Short {
-            bytes: number("bytes")?,
-            chunked: true,
-        },
+        "cut_after" => Action::CutAfter { bytes: number("bytes")?, reset: false },
+        "reset_after" => Action::CutAfter { bytes: number("bytes")?, reset: true },
+        "short" => Action::Short { bytes: number("bytes")?, chunked: false },
+        "short_chunked" => Action::Short { bytes: number("bytes")?, chunked: true },
         "longer" => Action::Longer(number("bytes")?),
         "flip" => Action::Flip(number("offset")?),
         "ignore_range" => Action::IgnoreRange,
@@ -145,19 +107,12 @@ fn fault(shared: &Shared, body: &Value) -> Result<(), String> {
         "latency" => Action::Latency(Duration::from_millis(number("ms")?)),
         "redirect_to" => Action::RedirectTo(text("url")?.to_owned()),
         "redirect_loop" => Action::RedirectLoop,
-        "status" => Action::Status {
-            code: number("code")? as u16,
-            headers: headers(&body["headers"]),
-        },
+        "status" => Action::Status { code: number("code")? as u16, headers: headers(&body["headers"]) },
         "hold" => {
             let gate = Gate::new(&aim.needle);
             let barrier = gate.barrier();
             let name = text("name")?.to_owned();
-            shared
-                .gates
-                .lock()
-                .unwrap_or_else(|broken| broken.into_inner())
-                .insert(name, gate);
+            shared.gates.lock().unwrap_or_else(|broken| broken.into_inner()).insert(name, gate);
             match body["bytes"].as_u64() {
                 Some(bytes) => Action::HoldAfter(bytes, barrier),
                 None => Action::Hold(barrier),
@@ -171,46 +126,25 @@ fn fault(shared: &Shared, body: &Value) -> Result<(), String> {
 
 fn headers(value: &Value) -> Vec<(String, String)> {
     let pair = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
-    value
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(pair)
-        .collect()
+    value.as_object().into_iter().flatten().filter_map(pair).collect()
 }
 
 fn release(shared: &Shared, body: &Value) -> Result<(), String> {
     let name = body["name"].as_str().ok_or("`name` must be a string")?;
-    let gate = shared
-        .gates
-        .lock()
-        .unwrap_or_else(|broken| broken.into_inner())
-        .remove(name);
+    let gate = shared.gates.lock().unwrap_or_else(|broken| broken.into_inner()).remove(name);
     gate.map(drop).ok_or(format!("no gate `{name}`"))
 }
 
 /// Puts a text file and, if a message is given, commits.
 fn put(shared: &Shared, body: &Value) -> Result<(), String> {
-    let text = |name: &str| {
-        body[name]
-            .as_str()
-            .ok_or(format!("`{name}` must be a string"))
-    };
-    let kind = Kind::of_plural(body["type"].as_str().unwrap_or("models"))
-        .ok_or("`type` is a plural, like models")?;
+    let text = |name: &str| body[name].as_str().ok_or(format!("`{name}` must be a string"));
+    let kind = Kind::of_plural(body["type"].as_str().unwrap_or("models")).ok_or("`type` is a plural, like models")?;
     let (id, path) = (text("repo")?, text("path")?);
     let content = Memory::holding(text("text")?.to_owned());
     let mut state = shared.state();
-    let repo = state
-        .repos
-        .entry((kind, id.to_owned()))
-        .or_insert_with(|| RepoState::new(kind, id));
+    let repo = state.repos.entry((kind, id.to_owned())).or_insert_with(|| RepoState::new(kind, id));
     let lfs = body["lfs"].as_bool().unwrap_or(false);
-    let entry = if lfs {
-        Entry::lfs(content, repo.xet, None)
-    } else {
-        Entry::regular(content)
-    };
+    let entry = if lfs { Entry::lfs(content, repo.xet, None) } else { Entry::regular(content) };
     let branch = body["branch"].as_str().unwrap_or("main");
     repo.stage(branch, path, Some(Arc::new(entry)));
     if let Some(message) = body["commit"].as_str() {
@@ -220,9 +154,7 @@ fn put(shared: &Shared, body: &Value) -> Result<(), String> {
 }
 
 fn advance(shared: &Shared, body: &Value) -> Result<(), String> {
-    let seconds = body["seconds"]
-        .as_u64()
-        .ok_or("`seconds` must be a whole number")?;
+    let seconds = body["seconds"].as_u64().ok_or("`seconds` must be a whole number")?;
     shared.state().ahead += Duration::from_secs(seconds);
     Ok(())
 }

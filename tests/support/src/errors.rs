@@ -23,18 +23,14 @@ fn say(form: Form, status: u16, message: &str) -> Answer {
 
 /// Refuses an unknown caller; there is no error code, and clients must guess what was meant.
 pub(crate) fn unauthenticated(form: Form) -> Answer {
-    say(form, 401, "Invalid username or password.").with(
-        "www-authenticate",
-        "Bearer realm=\"Authentication required\", charset=\"UTF-8\"",
-    )
+    say(form, 401, "Invalid username or password.")
+        .with("www-authenticate", "Bearer realm=\"Authentication required\", charset=\"UTF-8\"")
 }
 
 /// Answers for a repo that is missing or hidden; the two look the same.
 pub(crate) fn no_repo(form: Form, caller: &Caller) -> Answer {
     match caller {
-        Caller::Known(_) => {
-            say(form, 404, "Repository not found").with("x-error-code", "RepoNotFound")
-        }
+        Caller::Known(_) => say(form, 404, "Repository not found").with("x-error-code", "RepoNotFound"),
         _ => unauthenticated(form),
     }
 }
@@ -44,18 +40,11 @@ pub(crate) fn no_revision(form: Form, revision: &str) -> Answer {
 }
 
 pub(crate) fn no_entry(commit: &str) -> Answer {
-    say(Form::Text, 404, "Entry not found")
-        .with("x-error-code", "EntryNotFound")
-        .with("x-repo-commit", commit)
+    say(Form::Text, 404, "Entry not found").with("x-error-code", "EntryNotFound").with("x-repo-commit", commit)
 }
 
 pub(crate) fn no_path(path: &str, revision: &str) -> Answer {
-    say(
-        Form::Json,
-        404,
-        &format!("{path} does not exist on \"{revision}\""),
-    )
-    .with("x-error-code", "EntryNotFound")
+    say(Form::Json, 404, &format!("{path} does not exist on \"{revision}\"")).with("x-error-code", "EntryNotFound")
 }
 
 pub(crate) fn gated(form: Form, repo: &RepoState, caller: &Caller) -> Answer {
@@ -93,13 +82,7 @@ pub(crate) fn too_many() -> Answer {
 /// Answers for a path that is no endpoint.
 pub(crate) fn no_endpoint(form: Form) -> Answer {
     match form {
-        Form::Json => Answer::json(
-            404,
-            &json!({ "error": "Sorry, we can't find the page you are looking for." }),
-        ),
-        Form::Text => Answer::html(
-            404,
-            "<!doctype html><h1>404</h1><p>Sorry, we can't find the page you are looking for.</p>",
-        ),
+        Form::Json => Answer::json(404, &json!({ "error": "Sorry, we can't find the page you are looking for." })),
+        Form::Text => Answer::html(404, "<!doctype html><h1>404</h1><p>Sorry, we can't find the page you are looking for.</p>"),
     }
 }

@@ -86,10 +86,7 @@ impl FaultBuilder {
 
     /// Closes the connection after this many bytes of a body whose whole length was promised.
     pub fn cut_after(self, bytes: u64) -> Fault {
-        self.act(Action::CutAfter {
-            bytes,
-            reset: false,
-        })
+        self.act(Action::CutAfter { bytes, reset: false })
     }
 
     /// Like `cut_after`, but with a TCP reset; what the client has not read yet may be lost to it.
@@ -99,18 +96,12 @@ impl FaultBuilder {
 
     /// Promises and sends only this many bytes: a clean end that is too early.
     pub fn short(self, bytes: u64) -> Fault {
-        self.act(Action::Short {
-            bytes,
-            chunked: false,
-        })
+        self.act(Action::Short { bytes, chunked: false })
     }
 
     /// Like `short`, chunked and with no `Content-Length`.
     pub fn short_chunked(self, bytes: u64) -> Fault {
-        self.act(Action::Short {
-            bytes,
-            chunked: true,
-        })
+        self.act(Action::Short { bytes, chunked: true })
     }
 
     /// Promises and sends this many bytes too many.
@@ -166,10 +157,7 @@ impl FaultBuilder {
 
     /// Answers this status with these headers and a short text.
     pub fn status(self, code: u16, headers: &[(&str, &str)]) -> Fault {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect();
+        let headers = headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         self.act(Action::Status { code, headers })
     }
 

@@ -23,20 +23,12 @@ pub struct Gate {
 
 impl Gate {
     pub(crate) fn new(name: &str) -> Gate {
-        let state = State {
-            name: name.to_owned(),
-            reached: watch::Sender::new(0),
-            pass: Semaphore::new(0),
-        };
-        Gate {
-            state: Arc::new(state),
-        }
+        let state = State { name: name.to_owned(), reached: watch::Sender::new(0), pass: Semaphore::new(0) };
+        Gate { state: Arc::new(state) }
     }
 
     pub(crate) fn barrier(&self) -> Barrier {
-        Barrier {
-            state: self.state.clone(),
-        }
+        Barrier { state: self.state.clone() }
     }
 
     /// Waits until a request stands at the gate; panics after 30 s.
@@ -49,12 +41,7 @@ impl Gate {
         let mut reached = self.state.reached.subscribe();
         let wait = reached.wait_for(|reached| *reached >= count);
         let met = tokio::time::timeout(REACHED_WITHIN, wait).await.is_ok();
-        assert!(
-            met,
-            "gate `{}`: wanted {count} requests, {} came",
-            self.state.name,
-            self.reached()
-        );
+        assert!(met, "gate `{}`: wanted {count} requests, {} came", self.state.name, self.reached());
     }
 
     /// Returns how many requests have reached the gate so far.

@@ -21,10 +21,7 @@ pub struct Repo {
 impl Repo {
     /// Puts a regular git file.
     pub fn file(&self, path: &str, bytes: impl AsRef<[u8]>) -> Repo {
-        self.put(
-            path,
-            Entry::regular(Memory::holding(bytes.as_ref().to_vec())),
-        )
+        self.put(path, Entry::regular(Memory::holding(bytes.as_ref().to_vec())))
     }
 
     /// Puts a file in LFS, copying the bytes.
@@ -44,10 +41,7 @@ impl Repo {
 
     /// Puts an LFS file of any size that takes no memory. Its true sha256 is computed: about a second per GiB.
     pub fn synthetic(&self, path: &str, size: u64, seed: u64) -> Repo {
-        self.lfs_from(
-            path,
-            Arc::new(Synthetic::new(size, seed)) as Arc<dyn Content>,
-        )
+        self.lfs_from(path, Arc::new(Synthetic::new(size, seed)) as Arc<dyn Content>)
     }
 
     /// Like `synthetic`, at once, under an invented sha256: for readers who do not verify, and for tests of those who do.
@@ -59,10 +53,7 @@ impl Repo {
 
     /// Puts an LFS file under a sha256 that is claimed, not computed.
     pub fn lfs_claiming(&self, path: &str, source: impl Into<Source>, sha256: &str) -> Repo {
-        self.put(
-            path,
-            Entry::lfs(source.into().0, self.uses_xet(), Some(sha256.to_owned())),
-        )
+        self.put(path, Entry::lfs(source.into().0, self.uses_xet(), Some(sha256.to_owned())))
     }
 
     /// Stages a deletion.
@@ -79,10 +70,7 @@ impl Repo {
 
     /// Returns a handle whose files and commits go to another branch, which starts where `main` is.
     pub fn on(&self, branch: &str) -> Repo {
-        Repo {
-            branch: branch.to_owned(),
-            ..self.branch(branch)
-        }
+        Repo { branch: branch.to_owned(), ..self.branch(branch) }
     }
 
     /// Makes a branch where this handle's branch is, unless there is one.
@@ -109,9 +97,7 @@ impl Repo {
     /// Moves this handle's branch back, or elsewhere: to any revision. Panics if there is none such.
     pub fn reset_to(&self, revision: &str) -> Repo {
         self.change(|repo| {
-            let commit = repo
-                .commit_at(revision)
-                .unwrap_or_else(|| panic!("no revision `{revision}` in {}", repo.id));
+            let commit = repo.commit_at(revision).unwrap_or_else(|| panic!("no revision `{revision}` in {}", repo.id));
             repo.branches.insert(self.branch.clone(), commit.id.clone());
         })
     }
@@ -191,10 +177,7 @@ impl Repo {
     fn with_entry<T>(&self, path: &str, take: impl FnOnce(&Entry) -> T) -> T {
         let mut found = None;
         self.change(|repo| {
-            let staged = repo
-                .staged
-                .get(&self.branch)
-                .and_then(|staged| staged.get(path).cloned().flatten());
+            let staged = repo.staged.get(&self.branch).and_then(|staged| staged.get(path).cloned().flatten());
             let commit = repo.commit_at(&self.branch);
             found = staged.or_else(|| commit?.files.get(path).cloned());
         });
@@ -214,9 +197,7 @@ impl Repo {
     fn at_head(&self, make: impl FnOnce(&mut RepoState, String)) -> Repo {
         self.change(|repo| {
             repo.seal_first();
-            let head = repo
-                .commit_at(&self.branch)
-                .expect("a sealed repo has a head");
+            let head = repo.commit_at(&self.branch).expect("a sealed repo has a head");
             make(repo, head.id.clone());
         })
     }
@@ -224,12 +205,7 @@ impl Repo {
     fn change(&self, make: impl FnOnce(&mut RepoState)) -> Repo {
         let mut state = self.shared.state();
         let key = (self.kind, self.id.clone());
-        make(
-            state
-                .repos
-                .get_mut(&key)
-                .unwrap_or_else(|| panic!("`{}` was renamed: take a new handle", self.id)),
-        );
+        make(state.repos.get_mut(&key).unwrap_or_else(|| panic!("`{}` was renamed: take a new handle", self.id)));
         self.clone()
     }
 }

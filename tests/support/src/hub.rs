@@ -25,19 +25,12 @@ pub struct FakeHub {
 impl FakeHub {
     /// Starts on two free ports of 127.0.0.1; panics if there are none.
     pub async fn start() -> FakeHub {
-        FakeHub::builder()
-            .start()
-            .await
-            .expect("two free ports on 127.0.0.1")
+        FakeHub::builder().start().await.expect("two free ports on 127.0.0.1")
     }
 
     /// Starts on given ports, for instance those a stopped one had.
     pub async fn start_at(hub: SocketAddr, cdn: SocketAddr) -> io::Result<FakeHub> {
-        FakeHub::builder()
-            .hub_address(hub)
-            .cdn_address(cdn)
-            .start()
-            .await
+        FakeHub::builder().hub_address(hub).cdn_address(cdn).start().await
     }
 
     pub fn builder() -> Builder {
@@ -116,16 +109,8 @@ impl FakeHub {
 
     pub fn repo(&self, kind: Kind, id: &str) -> Repo {
         let mut state = self.shared.state();
-        state
-            .repos
-            .entry((kind, id.to_owned()))
-            .or_insert_with(|| RepoState::new(kind, id));
-        Repo {
-            shared: self.shared.clone(),
-            kind,
-            id: id.to_owned(),
-            branch: "main".to_owned(),
-        }
+        state.repos.entry((kind, id.to_owned())).or_insert_with(|| RepoState::new(kind, id));
+        Repo { shared: self.shared.clone(), kind, id: id.to_owned(), branch: "main".to_owned() }
     }
 
     /// Puts one regular file into a model: the shortest way to have something to ask for.
@@ -166,14 +151,8 @@ impl FakeHub {
 impl FakeHub {
     /// Begins a rule for requests whose decoded path or query, or whose file on the CDN (`org/name/path`), contains the text.
     pub fn fault(&self, text: &str) -> FaultBuilder {
-        let aim = Aim {
-            needle: text.to_owned(),
-            ..Aim::default()
-        };
-        FaultBuilder {
-            rules: self.shared.rules.clone(),
-            aim,
-        }
+        let aim = Aim { needle: text.to_owned(), ..Aim::default() };
+        FaultBuilder { rules: self.shared.rules.clone(), aim }
     }
 
     /// Holds every request for this, on both listeners; see `FaultBuilder::hold`.
@@ -228,13 +207,7 @@ impl Drop for FakeHub {
     fn drop(&mut self) {
         let _ = self.ports.iter().filter_map(Port::close).count();
         drop(hang_up_now(&self.shared));
-        let panics = std::mem::take(
-            &mut *self
-                .shared
-                .panics
-                .lock()
-                .unwrap_or_else(|broken| broken.into_inner()),
-        );
+        let panics = std::mem::take(&mut *self.shared.panics.lock().unwrap_or_else(|broken| broken.into_inner()));
         if !panics.is_empty() && !std::thread::panicking() {
             panic!("the fake hub broke: {}", panics.join("; "));
         }

@@ -23,16 +23,8 @@ pub(crate) fn info(repo: &RepoState, ask: &Ask, revision: &str) -> Answer {
 }
 
 /// Returns all that is said of a repo at a commit.
-pub(crate) fn described(
-    repo: &RepoState,
-    commit: &Commit,
-    blobs: bool,
-    masked: bool,
-) -> Map<String, Value> {
-    let siblings = commit
-        .files
-        .iter()
-        .map(|(path, entry)| sibling(path, entry, blobs, masked));
+pub(crate) fn described(repo: &RepoState, commit: &Commit, blobs: bool, masked: bool) -> Map<String, Value> {
+    let siblings = commit.files.iter().map(|(path, entry)| sibling(path, entry, blobs, masked));
     let mut tags = repo.labels.clone();
     tags.push("region:us".to_owned());
     let used: u64 = commit.files.values().map(|entry| entry.size).sum();
@@ -55,8 +47,7 @@ pub(crate) fn described(
 
 /// Keeps the asked fields only, besides the ids. Fields the fake does not have are left out without a word.
 pub(crate) fn narrowed(fields: Map<String, Value>, wanted: &[String]) -> Value {
-    let kept =
-        |name: &String| wanted.is_empty() || name == "id" || name == "_id" || wanted.contains(name);
+    let kept = |name: &String| wanted.is_empty() || name == "id" || name == "_id" || wanted.contains(name);
     Value::Object(fields.into_iter().filter(|(name, _)| kept(name)).collect())
 }
 
@@ -67,32 +58,30 @@ fn sibling(path: &str, entry: &Entry, blobs: bool, masked: bool) -> Value {
         sibling["size"] = json!(entry.size);
         if let Some(lfs) = &entry.lfs {
             let sha256 = if masked { MASK } else { &lfs.sha256 };
-            sibling["lfs"] =
-                json!({ "sha256": sha256, "size": entry.size, "pointerSize": lfs.pointer.len() });
+            sibling["lfs"] = json!({ "sha256": sha256, "size": entry.size, "pointerSize": lfs.pointer.len() });
         }
     }
     sibling
 }
 
 pub(crate) fn refs(repo: &RepoState, ask: &Ask) -> Answer {
-    let named = |family: &str, name: &str, id: &str| json!({ "name": name, "ref": format!("refs/{family}/{name}"), "targetCommit": id });
+    let named =
+        |family: &str, name: &str, id: &str| json!({ "name": name, "ref": format!("refs/{family}/{name}"), "targetCommit": id });
     let is_convert = |name: &str| name.starts_with("refs/convert/");
-    let branches = repo
+    let branches = repo.branches.iter().filter(|(name, _)| !is_convert(name)).map(|(name, id)| named("heads", name, id));
+    let converts = repo
         .branches
         .iter()
-        .filter(|(name, _)| !is_convert(name))
-        .map(|(name, id)| named("heads", name, id));
-    let converts = repo.branches.iter().filter(|(name, _)| is_convert(name)).map(|(name, id)| {
-        json!({ "name": name.trim_start_matches("refs/convert/"), "ref": name, "targetCommit": id })
-    });
+        .filter(|(name, _)| is_convert(name))
+        .map(|(name, id)| json!({ "name": name.trim_start_matches("refs/convert/"), "ref": name, "targetCommit": id }));
     let tags = repo.tags.iter().map(|(name, id)| named("tags", name, id));
     let mut all = json!({
         "branches": branches.collect::<Vec<_>>(), "converts": converts.collect::<Vec<_>>(), "tags": tags.collect::<Vec<_>>(),
     });
     if ask.says("include_prs") {
-        let requests = repo.pull_requests.iter().map(|(number, id)| {
-            json!({ "name": format!("refs/pr/{number}"), "ref": format!("refs/pr/{number}"), "targetCommit": id })
-        });
+        let requests = repo.pull_requests.iter().map(
+            |(number, id)| json!({ "name": format!("refs/pr/{number}"), "ref": format!("refs/pr/{number}"), "targetCommit": id }),
+        );
         all["pullRequests"] = json!(requests.collect::<Vec<_>>());
     }
     Answer::json(200, &all)
@@ -103,18 +92,11 @@ pub(crate) fn commits(shared: &Shared, repo: &RepoState, ask: &Ask, revision: &s
         return errors::no_revision(Form::Json, revision);
     };
     let history = commit.history();
-    let page_len = ask
-        .number("limit")
-        .unwrap_or(COMMITS_PER_PAGE)
-        .clamp(1, 1000);
+    let page_len = ask.number("limit").unwrap_or(COMMITS_PER_PAGE).clamp(1, 1000);
     let page = ask.number("p").unwrap_or(0);
     let formatted = ask.expansions().iter().any(|field| field == "formatted");
-    let listed: Vec<Value> = history
-        .iter()
-        .skip(page.saturating_mul(page_len))
-        .take(page_len)
-        .map(|commit| told(commit, formatted))
-        .collect();
+    let listed: Vec<Value> =
+        history.iter().skip(page.saturating_mul(page_len)).take(page_len).map(|commit| told(commit, formatted)).collect();
     let answer = Answer::json(200, &json!(listed)).with("x-total-count", history.len().to_string());
     let next = page.saturating_add(1);
     if next.saturating_mul(page_len) >= history.len() {
@@ -124,10 +106,7 @@ pub(crate) fn commits(shared: &Shared, repo: &RepoState, ask: &Ask, revision: &s
 }
 
 fn told(commit: &Arc<Commit>, formatted: bool) -> Value {
-    let body = commit
-        .message
-        .split_once('\n')
-        .map_or("", |(_, body)| body.trim_start());
+    let body = commit.message.split_once('\n').map_or("", |(_, body)| body.trim_start());
     let mut told = json!({
         "id": commit.id, "title": commit.title(), "message": body,
         "authors": [{ "user": "fake-hub", "avatar": "/avatars/fake.svg" }], "date": commit.date,
@@ -141,21 +120,8 @@ fn told(commit: &Arc<Commit>, formatted: bool) -> Value {
 /// Returns the `Link` to the next page: absolute, with the query of this one and the changed parameters.
 pub(crate) fn next_link(shared: &Shared, ask: &Ask, changed: &[(&str, String)]) -> String {
     use crate::respond::encode;
-    let kept = ask
-        .params()
-        .into_iter()
-        .filter(|(name, _)| !changed.iter().any(|(other, _)| other == name));
-    let new = changed
-        .iter()
-        .map(|(name, value)| (name.to_string(), value.clone()));
-    let query: Vec<String> = kept
-        .chain(new)
-        .map(|(name, value)| format!("{}={}", encode(&name), encode(&value)))
-        .collect();
-    format!(
-        "<{}{}?{}>; rel=\"next\"",
-        shared.hub_url(),
-        ask.path,
-        query.join("&")
-    )
+    let kept = ask.params().into_iter().filter(|(name, _)| !changed.iter().any(|(other, _)| other == name));
+    let new = changed.iter().map(|(name, value)| (name.to_string(), value.clone()));
+    let query: Vec<String> = kept.chain(new).map(|(name, value)| format!("{}={}", encode(&name), encode(&value))).collect();
+    format!("<{}{}?{}>; rel=\"next\"", shared.hub_url(), ask.path, query.join("&"))
 }

@@ -35,9 +35,7 @@ mod state;
 mod tree;
 
 pub use builder::Builder;
-pub use content::{
-    Content, Memory, SYNTHETIC_PERIOD, Source, Synthetic, git_blob_id, noise, sha256_of,
-};
+pub use content::{Content, Memory, SYNTHETIC_PERIOD, Source, Synthetic, git_blob_id, noise, sha256_of};
 pub use faults::{Fault, FaultBuilder};
 pub use gate::Gate;
 pub use handle::Repo;

@@ -51,11 +51,8 @@ pub const LFS_OVER: u64 = 10 << 20;
 
 /// Tells whether a file of this name and size lives in LFS.
 pub fn is_lfs(path: &str, size: u64, lfs_over: u64) -> bool {
-    let extension = path
-        .rsplit_once('.')
-        .map(|(_, extension)| extension.to_ascii_lowercase());
-    size > lfs_over
-        || extension.is_some_and(|extension| LFS_EXTENSIONS.contains(&extension.as_str()))
+    let extension = path.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    size > lfs_over || extension.is_some_and(|extension| LFS_EXTENSIONS.contains(&extension.as_str()))
 }
 
 impl Repo {
@@ -87,13 +84,9 @@ fn put_below(repo: &Repo, directory: &Path, prefix: &str, lfs_over: u64) -> io::
 
 /// Reads a size such as `512`, `64KiB`, `10MiB`, `2GiB` or `5GB`.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number
-        .parse()
-        .map_err(|_| format!("`{text}`: a size is a number and a unit, like 10MiB"))?;
+    let number: u64 = number.parse().map_err(|_| format!("`{text}`: a size is a number and a unit, like 10MiB"))?;
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kib" => 1 << 10,
@@ -105,14 +98,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "gb" => 1_000_000_000,
         "tb" => 1_000_000_000_000,
         other => {
-            return Err(format!(
-                "unit `{other}`: say KiB, MiB, GiB, TiB, KB, MB, GB or TB"
-            ));
+            return Err(format!("unit `{other}`: say KiB, MiB, GiB, TiB, KB, MB, GB or TB"));
         }
     };
-    number
-        .checked_mul(factor)
-        .ok_or(format!("`{text}` is too large"))
+    number.checked_mul(factor).ok_or(format!("`{text}` is too large"))
 }
 
 #[cfg(test)]
@@ -125,9 +114,7 @@ mod tests {
         assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
         assert_eq!(parse_size("7"), Ok(7));
         assert!(parse_size("MiB").is_err() && parse_size("1 parsec").is_err());
-        assert!(
-            is_lfs("a/model.safetensors", 1, LFS_OVER) && is_lfs("big.txt", LFS_OVER + 1, LFS_OVER)
-        );
+        assert!(is_lfs("a/model.safetensors", 1, LFS_OVER) && is_lfs("big.txt", LFS_OVER + 1, LFS_OVER));
         assert!(!is_lfs("config.json", 700, LFS_OVER) && !is_lfs("README", 1, LFS_OVER));
     }
 }

@@ -64,11 +64,7 @@ impl Call {
 
     /// Returns path and query as they came.
     pub fn target(&self) -> String {
-        if self.query.is_empty() {
-            self.path.clone()
-        } else {
-            format!("{}?{}", self.path, self.query)
-        }
+        if self.query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, self.query) }
     }
 
     /// Returns the call as one JSON object; of a token it tells only that there was one.
@@ -83,10 +79,7 @@ impl Call {
 
     /// Tells whether the path, as it came or decoded, contains the text.
     pub fn is_for(&self, text: &str) -> bool {
-        self.path.contains(text)
-            || percent_decode_str(&self.path)
-                .decode_utf8_lossy()
-                .contains(text)
+        self.path.contains(text) || percent_decode_str(&self.path).decode_utf8_lossy().contains(text)
     }
 }
 
@@ -108,11 +101,7 @@ impl Record {
         call.body_bytes = self.body_bytes.load(Relaxed);
         call.finished = self.finished.load(Relaxed);
         call.file = self.file.get().cloned();
-        call.took = if call.finished {
-            Duration::from_micros(self.micros.load(Relaxed))
-        } else {
-            self.arrived.elapsed()
-        };
+        call.took = if call.finished { Duration::from_micros(self.micros.load(Relaxed)) } else { self.arrived.elapsed() };
         call
     }
 }
@@ -187,18 +176,11 @@ impl Log {
         let running = counts.running.fetch_add(1, Relaxed) + 1;
         counts.running_max.fetch_max(running, Relaxed);
         self.changed.send_modify(|version| *version += 1);
-        Running {
-            log: self.clone(),
-            record,
-        }
+        Running { log: self.clone(), record }
     }
 
     /// Opens a record, but not for the fake's own controls.
-    pub(crate) fn open_unless(
-        self: &Arc<Log>,
-        control: bool,
-        call: impl FnOnce() -> Call,
-    ) -> Option<Running> {
+    pub(crate) fn open_unless(self: &Arc<Log>, control: bool, call: impl FnOnce() -> Call) -> Option<Running> {
         (!control).then(|| self.open(call()))
     }
 
@@ -212,19 +194,13 @@ impl Log {
         for counts in [&self.hub, &self.cdn] {
             counts.requests.store(0, Relaxed);
             counts.bytes.store(0, Relaxed);
-            counts
-                .running_max
-                .store(counts.running.load(Relaxed), Relaxed);
+            counts.running_max.store(counts.running.load(Relaxed), Relaxed);
             counts.connections_total.store(0, Relaxed);
         }
     }
 
     /// Waits until the condition holds, looking again at each arrival, frame and end. Returns false after `limit`.
-    pub(crate) async fn wait_until(
-        &self,
-        limit: Duration,
-        mut holds: impl FnMut(&Log) -> bool,
-    ) -> bool {
+    pub(crate) async fn wait_until(&self, limit: Duration, mut holds: impl FnMut(&Log) -> bool) -> bool {
         let mut changed = self.changed.subscribe();
         let wait = async {
             loop {
@@ -241,9 +217,7 @@ impl Log {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Record>>> {
-        self.calls
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner())
+        self.calls.lock().unwrap_or_else(|broken| broken.into_inner())
     }
 }
 
@@ -261,24 +235,16 @@ impl Running {
 
     pub(crate) fn sent(&self, len: u64) {
         self.record.body_bytes.fetch_add(len, Relaxed);
-        self.log
-            .counts(self.record.call.listener)
-            .bytes
-            .fetch_add(len, Relaxed);
+        self.log.counts(self.record.call.listener).bytes.fetch_add(len, Relaxed);
         self.log.changed.send_modify(|version| *version += 1);
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.record
-            .micros
-            .store(self.record.arrived.elapsed().as_micros() as u64, Relaxed);
+        self.record.micros.store(self.record.arrived.elapsed().as_micros() as u64, Relaxed);
         self.record.finished.store(true, Relaxed);
-        self.log
-            .counts(self.record.call.listener)
-            .running
-            .fetch_sub(1, Relaxed);
+        self.log.counts(self.record.call.listener).running.fetch_sub(1, Relaxed);
         self.log.changed.send_modify(|version| *version += 1);
         if let Some(sink) = self.log.sink.get() {
             sink(&self.record.snapshot());

@@ -115,10 +115,7 @@ async fn run(options: Options) -> io::Result<()> {
     let hub = builder.start().await?;
     fill(&hub, &options)?;
     watch(&hub, &options)?;
-    println!(
-        "{}",
-        json!({ "hub": hub.url(), "cdn": hub.cdn_url(), "pid": std::process::id() })
-    );
+    println!("{}", json!({ "hub": hub.url(), "cdn": hub.cdn_url(), "pid": std::process::id() }));
     io::stdout().flush()?;
 
     tokio::select! {
@@ -143,9 +140,7 @@ fn fill(hub: &FakeHub, options: &Options) -> io::Result<()> {
         for pair in pairs {
             let (id, directory) = halves(pair, '=')?;
             let named = |error| io::Error::other(format!("read `{directory}`: {error}"));
-            hub.repo(kind, id)
-                .directory(Path::new(directory), options.lfs_over)
-                .map_err(named)?;
+            hub.repo(kind, id).directory(Path::new(directory), options.lfs_over).map_err(named)?;
         }
     }
     for (seed, text) in options.synthetic.iter().enumerate() {
@@ -176,18 +171,12 @@ fn fill(hub: &FakeHub, options: &Options) -> io::Result<()> {
 }
 
 fn halves(text: &str, mark: char) -> io::Result<(&str, &str)> {
-    text.split_once(mark)
-        .ok_or_else(|| io::Error::other(format!("`{text}` has no `{mark}`: see --help")))
+    text.split_once(mark).ok_or_else(|| io::Error::other(format!("`{text}` has no `{mark}`: see --help")))
 }
 
 /// Logs each request when it ends.
 fn watch(hub: &FakeHub, options: &Options) -> io::Result<()> {
-    let file = options
-        .log
-        .as_ref()
-        .map(File::create)
-        .transpose()?
-        .map(Mutex::new);
+    let file = options.log.as_ref().map(File::create).transpose()?.map(Mutex::new);
     let quiet = options.quiet;
     if quiet && file.is_none() {
         return Ok(());

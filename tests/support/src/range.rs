@@ -34,17 +34,11 @@ fn parse(text: &str, size: u64) -> Wanted {
     match (number(first), number(last)) {
         (Some(start), Some(last)) if last < start => Wanted::Whole,
         (Some(start), _) if start >= size && all_digits_or_empty(last) => Wanted::Nothing,
-        (Some(start), Some(last)) => Wanted::Span {
-            start,
-            end: last.saturating_add(1).min(size),
-        },
+        (Some(start), Some(last)) => Wanted::Span { start, end: last.saturating_add(1).min(size) },
         (Some(start), None) if last.trim().is_empty() => Wanted::Span { start, end: size },
         (None, Some(count)) if first.trim().is_empty() => match count.min(size) {
             0 => Wanted::Nothing,
-            count => Wanted::Span {
-                start: size - count,
-                end: size,
-            },
+            count => Wanted::Span { start: size - count, end: size },
         },
         _ => Wanted::Whole,
     }
@@ -69,9 +63,7 @@ mod tests {
     #[test]
     fn spans_by_the_book() {
         let span = |start, end| Wanted::Span { start, end };
-        let check = |text: &str, size, expected| {
-            assert_eq!(parse(text, size), expected, "{text} of {size}")
-        };
+        let check = |text: &str, size, expected| assert_eq!(parse(text, size), expected, "{text} of {size}");
         check("bytes=0-0", 10, span(0, 1));
         check("bytes=2-5", 10, span(2, 6));
         check("bytes=2-", 10, span(2, 10));

@@ -38,11 +38,7 @@ impl Kind {
 
     /// Returns what stands before the id in a page's path: nothing for models.
     pub(crate) fn prefix(self) -> String {
-        if self == Kind::Model {
-            String::new()
-        } else {
-            format!("{}/", self.plural())
-        }
+        if self == Kind::Model { String::new() } else { format!("{}/", self.plural()) }
     }
 }
 
@@ -67,35 +63,17 @@ impl Entry {
     pub(crate) fn regular(content: Arc<dyn Content>) -> Entry {
         let head = content.read(0, 8192);
         let text = !head.contains(&0) && is_utf8_start(&head);
-        Entry {
-            size: content.size(),
-            blob_id: git_blob_id(&*content),
-            lfs: None,
-            text,
-            content,
-        }
+        Entry { size: content.size(), blob_id: git_blob_id(&*content), lfs: None, text, content }
     }
 
     /// Makes an LFS entry; `sha256` is computed unless claimed.
     pub(crate) fn lfs(content: Arc<dyn Content>, xet: bool, sha256: Option<String>) -> Entry {
         let sha256 = sha256.unwrap_or_else(|| sha256_of(&*content));
         let size = content.size();
-        let pointer = format!(
-            "version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n"
-        );
+        let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n");
         let blob_id = git_blob_id(&*Memory::holding(pointer.clone()) as &dyn Content);
         let xet_hash = xet.then(|| sha256_hex(format!("xet:{sha256}")));
-        Entry {
-            content,
-            size,
-            blob_id,
-            lfs: Some(Lfs {
-                sha256,
-                xet_hash,
-                pointer,
-            }),
-            text: false,
-        }
+        Entry { content, size, blob_id, lfs: Some(Lfs { sha256, xet_hash, pointer }), text: false }
     }
 
     /// Returns what the Hub gives as this file's entity tag: sha256 for LFS, the git blob id otherwise.
@@ -105,9 +83,7 @@ impl Entry {
 
     /// Returns the object's name on the CDN: the Xet hash, or the sha256 before Xet.
     pub(crate) fn cdn_name(&self) -> Option<&str> {
-        self.lfs
-            .as_ref()
-            .map(|lfs| lfs.xet_hash.as_deref().unwrap_or(&lfs.sha256))
+        self.lfs.as_ref().map(|lfs| lfs.xet_hash.as_deref().unwrap_or(&lfs.sha256))
     }
 }
 
@@ -187,23 +163,15 @@ impl RepoState {
         if let Some(entry) = &entry
             && let Some(name) = entry.cdn_name()
         {
-            self.objects
-                .entry(name.to_owned())
-                .or_insert_with(|| (path.to_owned(), entry.clone()));
+            self.objects.entry(name.to_owned()).or_insert_with(|| (path.to_owned(), entry.clone()));
         }
-        self.staged
-            .entry(branch.to_owned())
-            .or_default()
-            .insert(path.to_owned(), entry);
+        self.staged.entry(branch.to_owned()).or_default().insert(path.to_owned(), entry);
     }
 
     /// Seals what is staged on a branch into a commit, moves the branch and returns the commit's id.
     pub(crate) fn seal(&mut self, branch: &str, message: &str) -> String {
         let parent = self.commit_at(branch).or_else(|| self.commit_at("main"));
-        let mut files = parent
-            .as_ref()
-            .map(|parent| (*parent.files).clone())
-            .unwrap_or_default();
+        let mut files = parent.as_ref().map(|parent| (*parent.files).clone()).unwrap_or_default();
         for (path, entry) in self.staged.remove(branch).unwrap_or_default() {
             match entry {
                 Some(entry) => files.insert(path, entry),
@@ -211,22 +179,12 @@ impl RepoState {
             };
         }
         let date = date_of(self.commits.len() as u64);
-        let mut text = format!(
-            "{}\n{}\n{message}\n",
-            self.id,
-            parent.as_ref().map_or("", |parent| &parent.id)
-        );
+        let mut text = format!("{}\n{}\n{message}\n", self.id, parent.as_ref().map_or("", |parent| &parent.id));
         for (path, entry) in &files {
             text += &format!("{path} {}\n", entry.oid());
         }
         let id = sha1_hex(text);
-        let commit = Commit {
-            id: id.clone(),
-            parent,
-            message: message.to_owned(),
-            date,
-            files: Arc::new(files),
-        };
+        let commit = Commit { id: id.clone(), parent, message: message.to_owned(), date, files: Arc::new(files) };
         self.commits.insert(id.clone(), Arc::new(commit));
         self.branches.insert(branch.to_owned(), id.clone());
         id
@@ -241,9 +199,7 @@ impl RepoState {
 
     /// Returns the commit of a branch, tag, full ref, sha or short sha.
     pub(crate) fn commit_at(&self, revision: &str) -> Option<Arc<Commit>> {
-        let pull_request = revision
-            .strip_prefix("refs/pr/")
-            .and_then(|number| number.parse().ok());
+        let pull_request = revision.strip_prefix("refs/pr/").and_then(|number| number.parse().ok());
         let id = self
             .branches
             .get(revision)
@@ -254,15 +210,11 @@ impl RepoState {
         if let Some(id) = id {
             return self.commits.get(id).cloned();
         }
-        let looks_like_sha = (7..=40).contains(&revision.len())
-            && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let looks_like_sha = (7..=40).contains(&revision.len()) && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !looks_like_sha {
             return None;
         }
-        let mut found = self
-            .commits
-            .values()
-            .filter(|commit| commit.id.starts_with(revision));
+        let mut found = self.commits.values().filter(|commit| commit.id.starts_with(revision));
         let first = found.next()?;
         found.next().is_none().then(|| first.clone())
     }

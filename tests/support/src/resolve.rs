@@ -21,14 +21,7 @@ fn is_open(path: &str) -> bool {
     matches!(path, "README.md" | ".gitattributes")
 }
 
-pub(crate) fn resolve(
-    shared: &Shared,
-    repo: &RepoState,
-    signer: &Signer,
-    ask: &Ask,
-    revision: &str,
-    path: &str,
-) -> Answer {
+pub(crate) fn resolve(shared: &Shared, repo: &RepoState, signer: &Signer, ask: &Ask, revision: &str, path: &str) -> Answer {
     // The gate comes before the revision and the file are looked for.
     if !repo.is_read_by(&ask.caller) && !is_open(path) {
         return errors::gated(Form::Text, repo, &ask.caller);
@@ -46,14 +39,7 @@ pub(crate) fn resolve(
     }
 }
 
-pub(crate) fn resolve_cache(
-    shared: &Shared,
-    repo: &RepoState,
-    signer: &Signer,
-    ask: &Ask,
-    commit: &str,
-    path: &str,
-) -> Answer {
+pub(crate) fn resolve_cache(shared: &Shared, repo: &RepoState, signer: &Signer, ask: &Ask, commit: &str, path: &str) -> Answer {
     if !repo.is_read_by(&ask.caller) && !is_open(path) {
         return errors::gated(Form::Text, repo, &ask.caller);
     }
@@ -85,27 +71,13 @@ pub(crate) fn raw(repo: &RepoState, ask: &Ask, revision: &str, path: &str) -> An
         None => entry.content.clone(),
     };
     let etag = format!("\"{}\"", entry.blob_id);
-    let mut answer = Answer::file(
-        ask,
-        &content,
-        &etag,
-        kind_of(path, entry.text || entry.lfs.is_some()),
-    );
+    let mut answer = Answer::file(ask, &content, &etag, kind_of(path, entry.text || entry.lfs.is_some()));
     answer.compressible = true;
-    answer
-        .with("x-repo-commit", &commit.id)
-        .with("content-security-policy", "default-src 'none'; sandbox")
+    answer.with("x-repo-commit", &commit.id).with("content-security-policy", "default-src 'none'; sandbox")
 }
 
 /// Sends a caller of a small public file on to the address that names its commit.
-fn to_cache(
-    shared: &Shared,
-    repo: &RepoState,
-    ask: &Ask,
-    commit: &str,
-    path: &str,
-    entry: &Entry,
-) -> Answer {
+fn to_cache(shared: &Shared, repo: &RepoState, ask: &Ask, commit: &str, path: &str, entry: &Entry) -> Answer {
     let location = format!(
         "/api/resolve-cache/{}/{}/{commit}/{}?{}=&etag={}",
         repo.kind.plural(),
@@ -117,10 +89,7 @@ fn to_cache(
     let answer = Answer::redirect(307, &location)
         .with("x-repo-commit", commit)
         .with("accept-ranges", "bytes")
-        .with(
-            "content-disposition",
-            disposition(path, ask.says("download")),
-        )
+        .with("content-disposition", disposition(path, ask.says("download")))
         .with("x-hub-cache", "MISS");
     match shared.settings.linked_etag_on_307 {
         true => answer.with("x-linked-etag", format!("\"{}\"", entry.oid())),
@@ -134,17 +103,11 @@ fn small(ask: &Ask, commit: &str, path: &str, entry: &Entry) -> Answer {
     answer.compressible = entry.text;
     answer
         .with("x-repo-commit", commit)
-        .with(
-            "content-disposition",
-            disposition(path, ask.says("download")),
-        )
+        .with("content-disposition", disposition(path, ask.says("download")))
         .with("vary", "Origin, Accept")
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call with all that a location is made of"
-)]
+#[expect(clippy::too_many_arguments, reason = "one call with all that a location is made of")]
 fn large(
     shared: &Shared,
     repo: &RepoState,
@@ -155,12 +118,7 @@ fn large(
     entry: &Entry,
     lfs: &Lfs,
 ) -> Answer {
-    let token_route = format!(
-        "{}/api/{}/{}/xet-read-token/{commit}",
-        shared.hub_url(),
-        repo.kind.plural(),
-        repo.id
-    );
+    let token_route = format!("{}/api/{}/{}/xet-read-token/{commit}", shared.hub_url(), repo.kind.plural(), repo.id);
     let reconstruction = |hash: &str| format!("{}/cas/v1/reconstructions/{hash}", shared.cdn_url());
     let answer = match &lfs.xet_hash {
         Some(hash) if ask.method == "GET" && ask.header("accept").contains(FILEINFO) => {
@@ -181,21 +139,11 @@ fn large(
     let Some(hash) = &lfs.xet_hash else {
         return answer;
     };
-    let link = format!(
-        "<{token_route}>; rel=\"xet-auth\", <{}>; rel=\"xet-reconstruction-info\"",
-        reconstruction(hash)
-    );
+    let link = format!("<{token_route}>; rel=\"xet-auth\", <{}>; rel=\"xet-reconstruction-info\"", reconstruction(hash));
     answer.with("x-xet-hash", hash).with("link", link)
 }
 
-fn location(
-    shared: &Shared,
-    repo: &RepoState,
-    signer: &Signer,
-    ask: &Ask,
-    path: &str,
-    entry: &Entry,
-) -> String {
+fn location(shared: &Shared, repo: &RepoState, signer: &Signer, ask: &Ask, path: &str, entry: &Entry) -> String {
     let name = entry.cdn_name().unwrap_or_default();
     let user = match &ask.caller {
         Caller::Known(token) => user_of(token),
@@ -205,23 +153,13 @@ fn location(
     let common = format!("user_id={user}&response-content-disposition={shown}");
     let xet = entry.lfs.as_ref().is_some_and(|lfs| lfs.xet_hash.is_some());
     let (path, query) = match xet {
-        true => (
-            format!("/xet-bridge-us/{}/{name}", repo.object_id),
-            format!("X-Xet-Cas-Uid={user}&{common}"),
-        ),
+        true => (format!("/xet-bridge-us/{}/{name}", repo.object_id), format!("X-Xet-Cas-Uid={user}&{common}")),
         false => {
             let shards = (&repo.object_id[..2], &repo.object_id[2..4]);
-            (
-                format!("/repos/{}/{}/{}/{name}", shards.0, shards.1, repo.object_id),
-                common,
-            )
+            (format!("/repos/{}/{}/{}/{name}", shards.0, shards.1, repo.object_id), common)
         }
     };
-    format!(
-        "{}{}",
-        shared.cdn_url(),
-        signed(&path, &query, signer.expires)
-    )
+    format!("{}{}", shared.cdn_url(), signed(&path, &query, signer.expires))
 }
 
 /// Returns the user a token belongs to: its own text without the customary prefix.
@@ -232,20 +170,8 @@ pub(crate) fn user_of(token: &str) -> String {
 fn disposition(path: &str, download: bool) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);
     let way = if download { "attachment" } else { "inline" };
-    let plain: String = name
-        .chars()
-        .map(|c| {
-            if c.is_ascii() && c != '"' && !c.is_control() {
-                c
-            } else {
-                '?'
-            }
-        })
-        .collect();
-    format!(
-        "{way}; filename*=UTF-8''{}; filename=\"{plain}\";",
-        encode(name)
-    )
+    let plain: String = name.chars().map(|c| if c.is_ascii() && c != '"' && !c.is_control() { c } else { '?' }).collect();
+    format!("{way}; filename*=UTF-8''{}; filename=\"{plain}\";", encode(name))
 }
 
 fn kind_of(path: &str, text: bool) -> &'static str {

@@ -32,10 +32,7 @@ pub(crate) struct Ask {
 
 impl Ask {
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     pub(crate) fn is_read(&self) -> bool {
@@ -48,10 +45,7 @@ impl Ask {
     }
 
     pub(crate) fn param(&self, name: &str) -> Option<String> {
-        self.params()
-            .into_iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value)
+        self.params().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
     /// Tells whether a parameter says yes, in httpx's or requests' spelling.
@@ -66,19 +60,11 @@ impl Ask {
     /// Returns all values of `expand` or `expand[]`.
     pub(crate) fn expansions(&self) -> Vec<String> {
         let wanted = |key: &str| key == "expand" || key == "expand[]";
-        self.params()
-            .into_iter()
-            .filter(|(key, _)| wanted(key))
-            .map(|(_, value)| value)
-            .collect()
+        self.params().into_iter().filter(|(key, _)| wanted(key)).map(|(_, value)| value).collect()
     }
 
     pub(crate) fn target(&self) -> String {
-        if self.query.is_empty() {
-            self.path.clone()
-        } else {
-            format!("{}?{}", self.path, self.query)
-        }
+        if self.query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, self.query) }
     }
 }
 
@@ -93,10 +79,7 @@ pub(crate) fn pairs(text: &str) -> Vec<(String, String)> {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
         (decoded(key), decoded(value))
     };
-    text.split('&')
-        .filter(|text| !text.is_empty())
-        .map(pair)
-        .collect()
+    text.split('&').filter(|text| !text.is_empty()).map(pair).collect()
 }
 
 pub(crate) fn decode(text: &str) -> String {
@@ -104,11 +87,7 @@ pub(crate) fn decode(text: &str) -> String {
 }
 
 /// What JavaScript's `encodeURIComponent` leaves as it is.
-const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
+const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 pub(crate) fn encode(text: &str) -> String {
     utf8_percent_encode(text, COMPONENT).to_string()
@@ -129,14 +108,7 @@ impl Answer {
         let content = Memory::holding(text);
         let span = 0..content.size();
         let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Answer {
-            status,
-            headers: HeaderMap::new(),
-            content,
-            span,
-            compressible: false,
-        }
-        .with("content-type", kind)
+        Answer { status, headers: HeaderMap::new(), content, span, compressible: false }.with("content-type", kind)
     }
 
     /// Makes a text with the weak ETag that Express computes.
@@ -149,11 +121,7 @@ impl Answer {
     }
 
     pub(crate) fn json(code: u16, value: &Value) -> Answer {
-        Answer::tagged(
-            code,
-            "application/json; charset=utf-8",
-            value.to_string().into(),
-        )
+        Answer::tagged(code, "application/json; charset=utf-8", value.to_string().into())
     }
 
     fn tagged(code: u16, kind: &str, bytes: Bytes) -> Answer {
@@ -165,33 +133,21 @@ impl Answer {
 
     /// Makes a redirect with Express's text, which has its own length and no ETag.
     pub(crate) fn redirect(code: u16, location: &str) -> Answer {
-        let word = if code == 302 {
-            "Found"
-        } else {
-            "Temporary Redirect"
-        };
+        let word = if code == 302 { "Found" } else { "Temporary Redirect" };
         let text = format!("{word}. Redirecting to {location}");
-        Answer::plain(code, "text/plain; charset=utf-8", text)
-            .with("location", location)
-            .with("vary", "Origin, Accept")
+        Answer::plain(code, "text/plain; charset=utf-8", text).with("location", location).with("vary", "Origin, Accept")
     }
 
     /// Makes an answer of a file's bytes: 200, 206, 304 or 416, by the request's headers.
     pub(crate) fn file(ask: &Ask, content: &Arc<dyn Content>, etag: &str, kind: &str) -> Answer {
         let size = content.size();
-        let mut answer = Answer::plain(200, kind, Bytes::new())
-            .with("etag", etag)
-            .with("accept-ranges", "bytes");
+        let mut answer = Answer::plain(200, kind, Bytes::new()).with("etag", etag).with("accept-ranges", "bytes");
         if names_etag(ask.header("if-none-match"), etag) {
             answer.status = StatusCode::NOT_MODIFIED;
             return answer;
         }
         let condition = ask.header("if-range");
-        let part = if condition.is_empty() || condition == etag {
-            wanted(&ask.headers, size)
-        } else {
-            Wanted::Whole
-        };
+        let part = if condition.is_empty() || condition == etag { wanted(&ask.headers, size) } else { Wanted::Whole };
         (answer.content, answer.span) = (content.clone(), 0..size);
         match part {
             Wanted::Whole => answer,
@@ -215,28 +171,16 @@ impl Answer {
     }
 
     pub(crate) fn set(&mut self, name: &str, value: impl AsRef<str>) {
-        let value: Vec<u8> = value
-            .as_ref()
-            .bytes()
-            .map(|byte| if byte < 32 || byte == 127 { b'?' } else { byte })
-            .collect();
-        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(&value))
-        {
+        let value: Vec<u8> = value.as_ref().bytes().map(|byte| if byte < 32 || byte == 127 { b'?' } else { byte }).collect();
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(&value)) {
             self.headers.insert(name, value);
         }
     }
 
     /// Turns a 200 into a 304 when the caller has it already. Express does so for what carries an ETag.
     pub(crate) fn fresh_for(mut self, ask: &Ask) -> Answer {
-        let etag = self
-            .headers
-            .get("etag")
-            .and_then(|etag| etag.to_str().ok())
-            .unwrap_or_default();
-        if self.status == StatusCode::OK
-            && ask.is_read()
-            && names_etag(ask.header("if-none-match"), etag)
-        {
+        let etag = self.headers.get("etag").and_then(|etag| etag.to_str().ok()).unwrap_or_default();
+        if self.status == StatusCode::OK && ask.is_read() && names_etag(ask.header("if-none-match"), etag) {
             self.status = StatusCode::NOT_MODIFIED;
             self.span = 0..0;
         }
@@ -245,9 +189,7 @@ impl Answer {
 
     /// Compresses the whole body when the caller accepts that. Then nobody knows the length: it goes chunked.
     pub(crate) fn gzipped_for(mut self, ask: &Ask) -> Answer {
-        let whole = self.status == StatusCode::OK
-            && self.span == (0..self.content.size())
-            && self.span.end > 0;
+        let whole = self.status == StatusCode::OK && self.span == (0..self.content.size()) && self.span.end > 0;
         if !self.compressible || !whole || !accepts_gzip(ask.header("accept-encoding")) {
             return self;
         }
@@ -266,16 +208,8 @@ impl Answer {
         self.span = 0..packed.len() as u64;
         self.content = Memory::holding(packed);
         self.set("content-encoding", "gzip");
-        let vary = self
-            .headers
-            .get("vary")
-            .and_then(|vary| vary.to_str().ok())
-            .unwrap_or_default();
-        let vary = if vary.is_empty() {
-            "Accept-Encoding".to_owned()
-        } else {
-            format!("{vary}, Accept-Encoding")
-        };
+        let vary = self.headers.get("vary").and_then(|vary| vary.to_str().ok()).unwrap_or_default();
+        let vary = if vary.is_empty() { "Accept-Encoding".to_owned() } else { format!("{vary}, Accept-Encoding") };
         self.set("vary", vary);
         self
     }
@@ -293,17 +227,13 @@ pub(crate) fn weak_etag(bytes: &[u8]) -> String {
 
 fn names_etag(list: &str, etag: &str) -> bool {
     let strong = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    !list.is_empty()
-        && (list.trim() == "*" || list.split(',').any(|tag| strong(tag) == strong(etag)))
+    !list.is_empty() && (list.trim() == "*" || list.split(',').any(|tag| strong(tag) == strong(etag)))
 }
 
 fn accepts_gzip(list: &str) -> bool {
     list.split(',').any(|item| {
         let (name, weight) = item.split_once(';').unwrap_or((item, ""));
-        let refused = weight
-            .trim()
-            .strip_prefix("q=")
-            .is_some_and(|q| q.parse::<f32>().is_ok_and(|q| q == 0.0));
+        let refused = weight.trim().strip_prefix("q=").is_some_and(|q| q.parse::<f32>().is_ok_and(|q| q == 0.0));
         matches!(name.trim(), "gzip" | "x-gzip" | "*") && !refused
     })
 }

@@ -57,14 +57,7 @@ pub(crate) enum What {
 
 impl What {
     pub(crate) fn is_api(&self) -> bool {
-        !matches!(
-            self,
-            What::Resolve { .. }
-                | What::ResolveCache { .. }
-                | What::Raw { .. }
-                | What::Page
-                | What::Other(false)
-        )
+        !matches!(self, What::Resolve { .. } | What::ResolveCache { .. } | What::Raw { .. } | What::Page | What::Other(false))
     }
 }
 
@@ -107,11 +100,9 @@ impl Route {
                 Some(kind) => api(kind, plural, rest, known),
                 None => Route::Unknown(true),
             },
-            [plural, rest @ ..] if *plural != "models" && Kind::of_plural(plural).is_some() => web(
-                Kind::of_plural(plural).unwrap_or(Kind::Model),
-                &format!("/{plural}/"),
-                rest,
-            ),
+            [plural, rest @ ..] if *plural != "models" && Kind::of_plural(plural).is_some() => {
+                web(Kind::of_plural(plural).unwrap_or(Kind::Model), &format!("/{plural}/"), rest)
+            }
             rest => web(Kind::Model, "/", rest),
         }
     }
@@ -119,9 +110,7 @@ impl Route {
 
 fn api(kind: Kind, plural: &str, segments: &[&str], known: impl Fn(Kind, &str) -> bool) -> Route {
     let two = match segments {
-        [first, second, ..] => {
-            !VERBS.contains(second) || known(kind, &decode(&format!("{first}/{second}")))
-        }
+        [first, second, ..] => !VERBS.contains(second) || known(kind, &decode(&format!("{first}/{second}"))),
         _ => false,
     };
     let (id, rest) = segments.split_at(if two { 2 } else { 1 });
@@ -131,10 +120,7 @@ fn api(kind: Kind, plural: &str, segments: &[&str], known: impl Fn(Kind, &str) -
         ["auth-check", ..] => What::AuthCheck,
         [verb, after @ ..] => match (*verb, revision_and_rest(after)) {
             ("revision", Some((revision, []))) => What::Revision(revision),
-            ("tree", Some((revision, path))) => What::Tree {
-                revision,
-                path: joined(path).trim_end_matches('/').to_owned(),
-            },
+            ("tree", Some((revision, path))) => What::Tree { revision, path: joined(path).trim_end_matches('/').to_owned() },
             ("paths-info", Some((revision, []))) => What::PathsInfo(revision),
             ("commits", Some((revision, []))) => What::Commits(revision),
             ("xet-read-token", Some((revision, []))) => What::XetReadToken(revision),
@@ -145,93 +131,46 @@ fn api(kind: Kind, plural: &str, segments: &[&str], known: impl Fn(Kind, &str) -
 }
 
 fn resolve_cache(kind: Kind, plural: &str, segments: &[&str]) -> Route {
-    let is_sha =
-        |text: &&str| text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let id_len = if segments.get(1).is_some_and(is_sha) {
-        1
-    } else {
-        2
-    };
+    let is_sha = |text: &&str| text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id_len = if segments.get(1).is_some_and(is_sha) { 1 } else { 2 };
     let Some((id, [commit, path @ ..])) = segments.split_at_checked(id_len) else {
         return Route::Unknown(true);
     };
-    let what = What::ResolveCache {
-        commit: (*commit).to_owned(),
-        path: joined(path),
-    };
-    repo(
-        kind,
-        format!("/api/resolve-cache/{plural}/"),
-        id,
-        &segments[id_len..],
-        what,
-    )
+    let what = What::ResolveCache { commit: (*commit).to_owned(), path: joined(path) };
+    repo(kind, format!("/api/resolve-cache/{plural}/"), id, &segments[id_len..], what)
 }
 
 fn web(kind: Kind, before: &str, segments: &[&str]) -> Route {
-    let verb_at = segments
-        .iter()
-        .take(3)
-        .position(|segment| ["resolve", "raw", "blob", "tree"].contains(segment));
+    let verb_at = segments.iter().take(3).position(|segment| ["resolve", "raw", "blob", "tree"].contains(segment));
     let Some(id_len) = verb_at.filter(|at| *at > 0) else {
-        let is_page =
-            matches!(segments.len(), 1 | 2) && segments.iter().all(|segment| !segment.is_empty());
-        let what = if is_page {
-            What::Page
-        } else {
-            What::Other(false)
-        };
+        let is_page = matches!(segments.len(), 1 | 2) && segments.iter().all(|segment| !segment.is_empty());
+        let what = if is_page { What::Page } else { What::Other(false) };
         let id_len = segments.len().min(2);
         return match segments {
             [] | [""] => Route::Unknown(false),
-            _ => repo(
-                kind,
-                before.to_owned(),
-                &segments[..id_len],
-                &segments[id_len..],
-                what,
-            ),
+            _ => repo(kind, before.to_owned(), &segments[..id_len], &segments[id_len..], what),
         };
     };
     let (id, rest) = segments.split_at(id_len);
     let what = match (rest[0], revision_and_rest(&rest[1..])) {
-        ("resolve", Some((revision, path))) => What::Resolve {
-            revision,
-            path: joined(path),
-        },
-        ("raw", Some((revision, path))) => What::Raw {
-            revision,
-            path: joined(path),
-        },
+        ("resolve", Some((revision, path))) => What::Resolve { revision, path: joined(path) },
+        ("raw", Some((revision, path))) => What::Raw { revision, path: joined(path) },
         _ => What::Page,
     };
     repo(kind, before.to_owned(), id, rest, what)
 }
 
 fn repo(kind: Kind, before: String, id: &[&str], rest: &[&str], what: What) -> Route {
-    let after = if rest.is_empty() {
-        String::new()
-    } else {
-        format!("/{}", rest.join("/"))
-    };
-    Route::Repo(RepoRoute {
-        kind,
-        id: joined(id),
-        before,
-        after,
-        what,
-    })
+    let after = if rest.is_empty() { String::new() } else { format!("/{}", rest.join("/")) };
+    Route::Repo(RepoRoute { kind, id: joined(id), before, after, what })
 }
 
 /// Takes the revision off the front: one segment, decoded, or the three of a ref that came with raw slashes.
 fn revision_and_rest<'a, 'b>(segments: &'a [&'b str]) -> Option<(String, &'a [&'b str])> {
     match segments {
-        [
-            "refs",
-            family @ ("pr" | "convert" | "heads" | "tags"),
-            name,
-            rest @ ..,
-        ] => Some((format!("refs/{family}/{}", decode(name)), rest)),
+        ["refs", family @ ("pr" | "convert" | "heads" | "tags"), name, rest @ ..] => {
+            Some((format!("refs/{family}/{}", decode(name)), rest))
+        }
         [first, rest @ ..] if !first.is_empty() => Some((decode(first), rest)),
         _ => None,
     }
@@ -254,84 +193,27 @@ mod tests {
 
     #[test]
     fn paths_and_what_they_mean() {
-        let check = |path: &str, id: &str, what: What| {
-            assert_eq!(parsed(path), (id.to_owned(), what), "{path}")
-        };
-        let file = |revision: &str, path: &str| What::Resolve {
-            revision: revision.into(),
-            path: path.into(),
-        };
-        let tree = |revision: &str, path: &str| What::Tree {
-            revision: revision.into(),
-            path: path.into(),
-        };
+        let check = |path: &str, id: &str, what: What| assert_eq!(parsed(path), (id.to_owned(), what), "{path}");
+        let file = |revision: &str, path: &str| What::Resolve { revision: revision.into(), path: path.into() };
+        let tree = |revision: &str, path: &str| What::Tree { revision: revision.into(), path: path.into() };
         check("/a/b/resolve/main/x", "models:a/b", file("main", "x"));
-        check(
-            "/gpt2/resolve/main/d/x%20y",
-            "models:gpt2",
-            file("main", "d/x y"),
-        );
-        check(
-            "/datasets/a/b/resolve/refs%2Fpr%2F1/x",
-            "datasets:a/b",
-            file("refs/pr/1", "x"),
-        );
-        check(
-            "/spaces/a/b/resolve/refs/pr/1/x/resolve/y",
-            "spaces:a/b",
-            file("refs/pr/1", "x/resolve/y"),
-        );
+        check("/gpt2/resolve/main/d/x%20y", "models:gpt2", file("main", "d/x y"));
+        check("/datasets/a/b/resolve/refs%2Fpr%2F1/x", "datasets:a/b", file("refs/pr/1", "x"));
+        check("/spaces/a/b/resolve/refs/pr/1/x/resolve/y", "spaces:a/b", file("refs/pr/1", "x/resolve/y"));
         check("/kernels/a/b/resolve/v1/x", "kernels:a/b", file("v1", "x"));
         check("/api/models/a/b", "models:a/b", What::Info);
         check("/api/models/gpt2", "models:gpt2", What::Info);
-        check(
-            "/api/models/gpt2/revision/main",
-            "models:gpt2",
-            What::Revision("main".into()),
-        );
-        check(
-            "/api/datasets/a/b/tree/main/en%2Fsub",
-            "datasets:a/b",
-            tree("main", "en/sub"),
-        );
-        check(
-            "/api/datasets/a/b/tree/refs/convert/parquet",
-            "datasets:a/b",
-            tree("refs/convert/parquet", ""),
-        );
-        check(
-            "/api/models/a/b/paths-info/main",
-            "models:a/b",
-            What::PathsInfo("main".into()),
-        );
+        check("/api/models/gpt2/revision/main", "models:gpt2", What::Revision("main".into()));
+        check("/api/datasets/a/b/tree/main/en%2Fsub", "datasets:a/b", tree("main", "en/sub"));
+        check("/api/datasets/a/b/tree/refs/convert/parquet", "datasets:a/b", tree("refs/convert/parquet", ""));
+        check("/api/models/a/b/paths-info/main", "models:a/b", What::PathsInfo("main".into()));
         let sha = "607a30d783dfa663caf39e06633721c8d4cfcd7e";
-        let cached = || What::ResolveCache {
-            commit: sha.into(),
-            path: "onnx/config.json".into(),
-        };
-        check(
-            &format!("/api/resolve-cache/models/a/b/{sha}/onnx%2Fconfig.json"),
-            "models:a/b",
-            cached(),
-        );
-        check(
-            &format!("/api/resolve-cache/models/gpt2/{sha}/onnx/config.json"),
-            "models:gpt2",
-            cached(),
-        );
-        check(
-            "/api/models/a/b/preupload/main",
-            "models:a/b",
-            What::Other(true),
-        );
+        let cached = || What::ResolveCache { commit: sha.into(), path: "onnx/config.json".into() };
+        check(&format!("/api/resolve-cache/models/a/b/{sha}/onnx%2Fconfig.json"), "models:a/b", cached());
+        check(&format!("/api/resolve-cache/models/gpt2/{sha}/onnx/config.json"), "models:gpt2", cached());
+        check("/api/models/a/b/preupload/main", "models:a/b", What::Other(true));
         check("/a/b.git/info/refs", "models:a/b.git", What::Other(false));
-        assert_eq!(
-            Route::parse("/api/models", |_, _| false),
-            Route::List(Kind::Model)
-        );
-        assert_eq!(
-            Route::parse("/api/nothing/x", |_, _| false),
-            Route::Unknown(true)
-        );
+        assert_eq!(Route::parse("/api/models", |_, _| false), Route::List(Kind::Model));
+        assert_eq!(Route::parse("/api/nothing/x", |_, _| false), Route::Unknown(true));
     }
 }

@@ -14,14 +14,8 @@ use crate::log::Listener;
 /// One thing that goes wrong. All byte counts are of the body of the answer it strikes.
 #[derive(Clone)]
 pub(crate) enum Action {
-    CutAfter {
-        bytes: u64,
-        reset: bool,
-    },
-    Short {
-        bytes: u64,
-        chunked: bool,
-    },
+    CutAfter { bytes: u64, reset: bool },
+    Short { bytes: u64, chunked: bool },
     Longer(u64),
     Flip(u64),
     IgnoreRange,
@@ -30,10 +24,7 @@ pub(crate) enum Action {
     ChangedEtag,
     HangBeforeHead,
     HangAfter(u64),
-    Status {
-        code: u16,
-        headers: Vec<(String, String)>,
-    },
+    Status { code: u16, headers: Vec<(String, String)> },
     RedirectTo(String),
     RedirectLoop,
     Rate(u64),
@@ -88,21 +79,13 @@ impl Rule {
         let aim = &self.aim;
         let aimed = !self.lifted.load(Relaxed)
             && subject.text.contains(&aim.needle)
-            && aim
-                .listener
-                .is_none_or(|listener| listener == subject.listener)
-            && aim
-                .method
-                .as_ref()
-                .is_none_or(|method| method == subject.method)
+            && aim.listener.is_none_or(|listener| listener == subject.listener)
+            && aim.method.as_ref().is_none_or(|method| method == subject.method)
             && (!aim.ranged || subject.headers.contains_key("range"));
         if !aimed {
             return false;
         }
-        let mut count = self
-            .count
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner());
+        let mut count = self.count.lock().unwrap_or_else(|broken| broken.into_inner());
         let (seen, struck, dice) = &mut *count;
         *seen += 1;
         if *seen <= aim.after || aim.times.is_some_and(|times| *struck >= times) {
@@ -135,18 +118,12 @@ impl Rule {
     fn acts_on_reply(&self, subject: &Subject<'_>, reply: &Reply<'_>) -> bool {
         let body = subject.method != Method::HEAD && reply.status.is_success() && reply.len > 0;
         match &self.action {
-            Action::CutAfter { bytes, .. } | Action::Short { bytes, .. } => {
-                body && *bytes < reply.len
-            }
+            Action::CutAfter { bytes, .. } | Action::Short { bytes, .. } => body && *bytes < reply.len,
             Action::Longer(_) | Action::HangAfter(_) | Action::Rate(_) => body,
             Action::HoldAfter(_, barrier) => body && !barrier.is_open(),
             Action::Flip(offset) => body && (reply.start..reply.start + reply.len).contains(offset),
-            Action::WrongContentRange | Action::WrongTotal => {
-                reply.status == StatusCode::PARTIAL_CONTENT
-            }
-            Action::ChangedEtag => {
-                reply.headers.contains_key("etag") || reply.headers.contains_key("x-linked-etag")
-            }
+            Action::WrongContentRange | Action::WrongTotal => reply.status == StatusCode::PARTIAL_CONTENT,
+            Action::ChangedEtag => reply.headers.contains_key("etag") || reply.headers.contains_key("x-linked-etag"),
             _ => false,
         }
     }
@@ -178,29 +155,17 @@ impl Rules {
     pub(crate) fn add(&self, aim: Aim, action: Action) -> Fault {
         let dice = aim.chance.map_or(0, |(_, seed)| seed);
         let count = Mutex::new((0, 0, dice));
-        let rule = Arc::new(Rule {
-            aim,
-            action,
-            count,
-            hits: AtomicU64::new(0),
-            lifted: AtomicBool::new(false),
-        });
+        let rule = Arc::new(Rule { aim, action, count, hits: AtomicU64::new(0), lifted: AtomicBool::new(false) });
         self.lock().push(rule.clone());
         Fault { rule }
     }
 
     fn struck(&self, mut strikes: impl FnMut(&Rule) -> bool) -> Vec<Action> {
         let rules = self.lock();
-        rules
-            .iter()
-            .filter(|rule| strikes(rule))
-            .map(|rule| rule.action.clone())
-            .collect()
+        rules.iter().filter(|rule| strikes(rule)).map(|rule| rule.action.clone()).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Rule>>> {
-        self.rules
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner())
+        self.rules.lock().unwrap_or_else(|broken| broken.into_inner())
     }
 }

@@ -35,23 +35,10 @@ pub(crate) async fn serve(
     };
     let path = parts.uri.path().to_owned();
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    let authorization = parts
-        .headers
-        .get("authorization")
-        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    let token = authorization
-        .as_deref()
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .map(str::to_owned);
+    let authorization = parts.headers.get("authorization").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let token = authorization.as_deref().and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let caller = shared.state().caller(authorization.as_deref());
-    let mut ask = Ask {
-        method: parts.method,
-        path,
-        query,
-        headers: parts.headers,
-        body,
-        caller,
-    };
+    let mut ask = Ask { method: parts.method, path, query, headers: parts.headers, body, caller };
 
     let is_control = listener == Listener::Hub && ask.path.starts_with("/__");
     let running = shared.log.open_unless(is_control, || Call {
@@ -75,37 +62,21 @@ pub(crate) async fn serve(
         return sent(answer, &ask, &[], None, &wire, None);
     };
 
-    let object = if listener == Listener::Cdn {
-        cdn::object(&shared, &ask.path)
-    } else {
-        None
-    };
-    let file = object
-        .as_ref()
-        .map(|object| object.file.clone())
-        .unwrap_or_default();
+    let object = if listener == Listener::Cdn { cdn::object(&shared, &ask.path) } else { None };
+    let file = object.as_ref().map(|object| object.file.clone()).unwrap_or_default();
     if !file.is_empty() {
         let _ = running.record.file.set(file.clone());
     }
     let text = format!("{} {} {file}", decode(&ask.path), decode(&ask.query));
     let (method, headers) = (ask.method.clone(), ask.headers.clone());
-    let subject = Subject {
-        listener,
-        method: &method,
-        headers: &headers,
-        text: &text,
-    };
+    let subject = Subject { listener, method: &method, headers: &headers, text: &text };
 
     if shared.settings.latency > Duration::ZERO {
         tokio::time::sleep(shared.settings.latency).await;
     }
     // Most requests of a benchmark meet no rules at all.
     let planned = !shared.rules.is_empty();
-    let before = if planned {
-        shared.rules.on_request(&subject)
-    } else {
-        Vec::new()
-    };
+    let before = if planned { shared.rules.on_request(&subject) } else { Vec::new() };
     let mut instead = None;
     for action in before {
         match action {
@@ -138,20 +109,12 @@ pub(crate) async fn serve(
         Vec::new()
     };
     spoil_headers(&mut answer, &after);
-    let rate = if listener == Listener::Cdn {
-        shared.settings.cdn_rate
-    } else {
-        None
-    };
+    let rate = if listener == Listener::Cdn { shared.settings.cdn_rate } else { None };
     sent(answer, &ask, &after, rate, &wire, Some(running))
 }
 
 fn refusal(code: u16, headers: &[(String, String)]) -> Answer {
-    let mut answer = Answer::plain(
-        code,
-        "text/plain; charset=utf-8",
-        format!("{code} as planned\n"),
-    );
+    let mut answer = Answer::plain(code, "text/plain; charset=utf-8", format!("{code} as planned\n"));
     for (name, value) in headers {
         answer.set(name, value);
     }
@@ -160,13 +123,8 @@ fn refusal(code: u16, headers: &[(String, String)]) -> Answer {
 
 /// Makes the headers lie as planned.
 fn spoil_headers(answer: &mut Answer, actions: &[Action]) {
-    let value_of = |answer: &Answer, name: &str| {
-        answer
-            .headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned)
-    };
+    let value_of =
+        |answer: &Answer, name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     for action in actions {
         match action {
             Action::ChangedEtag => {
@@ -177,25 +135,11 @@ fn spoil_headers(answer: &mut Answer, actions: &[Action]) {
                 }
             }
             Action::WrongContentRange | Action::WrongTotal => {
-                let Some((span, total)) =
-                    value_of(answer, "content-range").and_then(|value| parsed(&value))
-                else {
+                let Some((span, total)) = value_of(answer, "content-range").and_then(|value| parsed(&value)) else {
                     continue;
                 };
-                let (shift, more) = if matches!(action, Action::WrongTotal) {
-                    (0, 1)
-                } else {
-                    (1, 0)
-                };
-                answer.set(
-                    "content-range",
-                    format!(
-                        "bytes {}-{}/{}",
-                        span.0 + shift,
-                        span.1 + shift,
-                        total + more
-                    ),
-                );
+                let (shift, more) = if matches!(action, Action::WrongTotal) { (0, 1) } else { (1, 0) };
+                answer.set("content-range", format!("bytes {}-{}/{}", span.0 + shift, span.1 + shift, total + more));
             }
             _ => {}
         }
@@ -215,10 +159,7 @@ fn changed(etag: &str) -> String {
 fn parsed(content_range: &str) -> Option<((u64, u64), u64)> {
     let (span, total) = content_range.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = span.split_once('-')?;
-    Some((
-        (first.parse().ok()?, last.parse().ok()?),
-        total.parse().ok()?,
-    ))
+    Some(((first.parse().ok()?, last.parse().ok()?), total.parse().ok()?))
 }
 
 /// Puts the answer on its way; the length that is promised follows the plan, true or not.
@@ -235,26 +176,17 @@ fn sent(
     for action in actions {
         match action {
             Action::Short { chunked: true, .. } => promised = None,
-            Action::Short {
-                bytes,
-                chunked: false,
-            } => promised = promised.map(|_| *bytes),
+            Action::Short { bytes, chunked: false } => promised = promised.map(|_| *bytes),
             Action::Longer(bytes) => promised = promised.map(|len| len + bytes),
             _ => {}
         }
     }
-    let no_body = matches!(
-        answer.status,
-        StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT
-    );
+    let no_body = matches!(answer.status, StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT);
     if let Some(running) = &running {
         running.answered(answer.status.as_u16());
     }
-    let (content, span) = if no_body || ask.method == Method::HEAD {
-        (Memory::holding(Bytes::new()), 0..0)
-    } else {
-        (answer.content, answer.span)
-    };
+    let (content, span) =
+        if no_body || ask.method == Method::HEAD { (Memory::holding(Bytes::new()), 0..0) } else { (answer.content, answer.span) };
     let mut body = Sending::new(content, span, wire.clone(), running);
     body.plan(actions);
     if let Some(rate) = rate {
@@ -264,9 +196,7 @@ fn sent(
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;
     if let Some(len) = promised.filter(|_| !no_body) {
-        response
-            .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(len));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(len));
     }
     response
 }

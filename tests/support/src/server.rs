@@ -35,19 +35,12 @@ pub(crate) struct Port {
 impl Port {
     pub(crate) fn bind(address: SocketAddr) -> io::Result<Port> {
         let holds = socket(address)?;
-        Ok(Port {
-            address: holds.local_addr()?,
-            _holds: holds,
-            accepting: Mutex::new(None),
-        })
+        Ok(Port { address: holds.local_addr()?, _holds: holds, accepting: Mutex::new(None) })
     }
 
     /// Begins to listen, if it does not yet.
     pub(crate) fn open(&self, listener: Listener, shared: &Arc<Shared>) -> io::Result<()> {
-        let mut accepting = self
-            .accepting
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner());
+        let mut accepting = self.accepting.lock().unwrap_or_else(|broken| broken.into_inner());
         if accepting.is_none() {
             let sockets = socket(self.address)?.listen(BACKLOG)?;
             *accepting = Some(tokio::spawn(accept(sockets, listener, shared.clone())));
@@ -57,22 +50,14 @@ impl Port {
 
     /// Stops listening; what is returned ends when the port refuses.
     pub(crate) fn close(&self) -> Option<JoinHandle<()>> {
-        let task = self
-            .accepting
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner())
-            .take()?;
+        let task = self.accepting.lock().unwrap_or_else(|broken| broken.into_inner()).take()?;
         task.abort();
         Some(task)
     }
 }
 
 fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
@@ -92,15 +77,8 @@ fn take_in(stream: TcpStream, listener: Listener, shared: &Arc<Shared>) {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Relaxed);
     // Held while spawning, so that the connection cannot take itself out before it is in.
-    let mut connections = shared
-        .connections
-        .lock()
-        .unwrap_or_else(|broken| broken.into_inner());
-    let presence = Presence {
-        shared: shared.clone(),
-        listener,
-        number,
-    };
+    let mut connections = shared.connections.lock().unwrap_or_else(|broken| broken.into_inner());
+    let presence = Presence { shared: shared.clone(), listener, number };
     let counts = shared.log.counts(listener);
     counts.connections_open.fetch_add(1, Relaxed);
     counts.connections_total.fetch_add(1, Relaxed);
@@ -116,50 +94,27 @@ struct Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.shared
-            .log
-            .counts(self.listener)
-            .connections_open
-            .fetch_sub(1, Relaxed);
-        let mut connections = self
-            .shared
-            .connections
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner());
+        self.shared.log.counts(self.listener).connections_open.fetch_sub(1, Relaxed);
+        let mut connections = self.shared.connections.lock().unwrap_or_else(|broken| broken.into_inner());
         connections.remove(&self.number);
         drop(connections);
         if std::thread::panicking() {
-            let note = format!(
-                "a handler of the {} panicked (see stderr)",
-                self.listener.name()
-            );
-            self.shared
-                .panics
-                .lock()
-                .unwrap_or_else(|broken| broken.into_inner())
-                .push(note);
+            let note = format!("a handler of the {} panicked (see stderr)", self.listener.name());
+            self.shared.panics.lock().unwrap_or_else(|broken| broken.into_inner()).push(note);
         }
     }
 }
 
 async fn converse(stream: TcpStream, presence: Presence) {
     let _ = stream.set_nodelay(true);
-    let wire = Arc::new(Wire {
-        number: presence.number,
-        ..Wire::default()
-    });
-    let socket = TokioIo::new(Socket {
-        stream,
-        wire: wire.clone(),
-    });
+    let wire = Arc::new(Wire { number: presence.number, ..Wire::default() });
+    let socket = TokioIo::new(Socket { stream, wire: wire.clone() });
     let service = service_fn(|request| {
         let (shared, wire) = (presence.shared.clone(), wire.clone());
         async move { Ok::<_, Infallible>(serve(shared, presence.listener, wire, request).await) }
     });
     // An error is a client that went away or a cut by plan.
-    let _ = http1::Builder::new()
-        .serve_connection(socket, service)
-        .await;
+    let _ = http1::Builder::new().serve_connection(socket, service).await;
 }
 
 /// Closes all connections and waits until they are gone.
@@ -170,10 +125,7 @@ pub(crate) async fn hang_up(shared: &Shared) {
 }
 
 pub(crate) fn hang_up_now(shared: &Shared) -> Vec<JoinHandle<()>> {
-    let mut connections = shared
-        .connections
-        .lock()
-        .unwrap_or_else(|broken| broken.into_inner());
+    let mut connections = shared.connections.lock().unwrap_or_else(|broken| broken.into_inner());
     let tasks: HashMap<u64, JoinHandle<()>> = std::mem::take(&mut connections);
     drop(connections);
     tasks.into_values().inspect(|task| task.abort()).collect()
@@ -216,21 +168,13 @@ struct Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

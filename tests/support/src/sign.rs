@@ -29,9 +29,7 @@ pub(crate) fn verify(path: &str, query: &str, now: u64) -> Verdict {
     if signature != signature_of(&format!("{path}?{unsigned}")) {
         return Verdict::Forged;
     }
-    let expires = unsigned
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("Expires=")?.parse::<u64>().ok());
+    let expires = unsigned.split('&').find_map(|pair| pair.strip_prefix("Expires=")?.parse::<u64>().ok());
     match expires {
         Some(expires) if now < expires => Verdict::Good,
         Some(_) => Verdict::Expired,
@@ -54,10 +52,7 @@ mod tests {
         assert_eq!(verify(path, query, 99), Verdict::Good);
         assert_eq!(verify(path, query, 100), Verdict::Expired);
         assert_eq!(verify("/x/z", query, 99), Verdict::Forged);
-        assert_eq!(
-            verify(path, &query.replace("Expires=100", "Expires=999"), 99),
-            Verdict::Forged
-        );
+        assert_eq!(verify(path, &query.replace("Expires=100", "Expires=999"), 99), Verdict::Forged);
         assert_eq!(verify(path, "", 99), Verdict::Forged);
     }
 }

@@ -80,9 +80,7 @@ impl State {
             return Caller::Anonymous;
         };
         match value.strip_prefix("Bearer ") {
-            Some(token) if self.tokens.contains(token.trim()) => {
-                Caller::Known(token.trim().to_owned())
-            }
+            Some(token) if self.tokens.contains(token.trim()) => Caller::Known(token.trim().to_owned()),
             _ => Caller::Bad,
         }
     }
@@ -92,33 +90,24 @@ impl State {
         if self.repos.contains_key(&key) {
             return self.repos.get_mut(&key).map_or(Found::Nothing, Found::Repo);
         }
-        let same_but_case = self
-            .repos
-            .keys()
-            .find(|(of, name)| *of == kind && name.eq_ignore_ascii_case(id));
+        let same_but_case = self.repos.keys().find(|(of, name)| *of == kind && name.eq_ignore_ascii_case(id));
         if let Some((_, name)) = same_but_case {
             return Found::Moved(name.clone());
         }
         match self.renamed.get(&id.to_lowercase()) {
-            Some(name) if self.repos.contains_key(&(kind, name.clone())) => {
-                Found::Moved(name.clone())
-            }
+            Some(name) if self.repos.contains_key(&(kind, name.clone())) => Found::Moved(name.clone()),
             _ => Found::Nothing,
         }
     }
 
     pub(crate) fn knows(&self, kind: Kind, id: &str) -> bool {
-        self.repos
-            .keys()
-            .any(|(of, name)| *of == kind && name.eq_ignore_ascii_case(id))
+        self.repos.keys().any(|(of, name)| *of == kind && name.eq_ignore_ascii_case(id))
             || self.renamed.contains_key(&id.to_lowercase())
     }
 
     /// Returns the time in Unix seconds, as the fake sees it.
     pub(crate) fn now(&self) -> u64 {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         (now + self.ahead).as_secs()
     }
 }
@@ -157,16 +146,11 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // A handler that panicked is told of by `panics`; the state it leaves is whole enough to go on.
-        self.state
-            .lock()
-            .unwrap_or_else(|broken| broken.into_inner())
+        self.state.lock().unwrap_or_else(|broken| broken.into_inner())
     }
 
     pub(crate) fn hub_url(&self) -> String {
-        self.settings
-            .public_url
-            .clone()
-            .unwrap_or_else(|| format!("http://{}", self.hub_address))
+        self.settings.public_url.clone().unwrap_or_else(|| format!("http://{}", self.hub_address))
     }
 
     pub(crate) fn cdn_url(&self) -> String {

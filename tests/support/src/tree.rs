@@ -18,13 +18,7 @@ enum Item<'a> {
     Directory(&'a str),
 }
 
-pub(crate) fn tree(
-    shared: &Shared,
-    repo: &RepoState,
-    ask: &Ask,
-    revision: &str,
-    path: &str,
-) -> Answer {
+pub(crate) fn tree(shared: &Shared, repo: &RepoState, ask: &Ask, revision: &str, path: &str) -> Answer {
     let Some(commit) = repo.commit_at(revision) else {
         return errors::no_revision(Form::Json, revision);
     };
@@ -33,28 +27,14 @@ pub(crate) fn tree(
         return errors::no_path(path, revision);
     }
     let expand = ask.says("expand");
-    let page_len_max = if expand {
-        shared.settings.expanded_page_len
-    } else {
-        shared.settings.page_len
-    };
-    let page_len = ask
-        .number("limit")
-        .unwrap_or(page_len_max)
-        .clamp(1, page_len_max);
-    let start = ask
-        .param("cursor")
-        .map_or(Some(0), |cursor| position(&cursor));
+    let page_len_max = if expand { shared.settings.expanded_page_len } else { shared.settings.page_len };
+    let page_len = ask.number("limit").unwrap_or(page_len_max).clamp(1, page_len_max);
+    let start = ask.param("cursor").map_or(Some(0), |cursor| position(&cursor));
     let Some(start) = start else {
         return Answer::json(400, &json!({ "error": "Invalid cursor" }));
     };
     let masked = !repo.is_read_by(&ask.caller);
-    let page: Vec<Value> = items
-        .iter()
-        .skip(start)
-        .take(page_len)
-        .map(|item| described(&commit, item, expand, masked))
-        .collect();
+    let page: Vec<Value> = items.iter().skip(start).take(page_len).map(|item| described(&commit, item, expand, masked)).collect();
     let answer = Answer::json(200, &json!(page));
     if start + page.len() >= items.len() {
         return answer;
@@ -95,21 +75,13 @@ fn asked_paths(ask: &Ask) -> Option<(Vec<String>, bool)> {
         let body: Value = serde_json::from_slice(&ask.body).ok()?;
         let paths = match &body["paths"] {
             Value::String(path) => vec![path.clone()],
-            Value::Array(paths) => paths
-                .iter()
-                .filter_map(|path| path.as_str().map(str::to_owned))
-                .collect(),
+            Value::Array(paths) => paths.iter().filter_map(|path| path.as_str().map(str::to_owned)).collect(),
             _ => return None,
         };
         return Some((paths, body["expand"].as_bool().unwrap_or(false)));
     }
     let form = pairs(std::str::from_utf8(&ask.body).ok()?);
-    let values = |name: &str| {
-        form.iter()
-            .filter(|(key, _)| key == name)
-            .map(|(_, value)| value.clone())
-            .collect::<Vec<_>>()
-    };
+    let values = |name: &str| form.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect::<Vec<_>>();
     let paths = values("paths");
     let expand = values("expand").iter().any(|value| is_yes(value));
     (!paths.is_empty()).then_some((paths, expand))
@@ -117,19 +89,14 @@ fn asked_paths(ask: &Ask) -> Option<(Vec<String>, bool)> {
 
 /// Returns what lies below a directory, directories before what they hold.
 fn listed<'a>(files: &'a Files, directory: &str, recursive: bool) -> Vec<Item<'a>> {
-    let prefix = if directory.is_empty() {
-        String::new()
-    } else {
-        format!("{directory}/")
-    };
+    let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
     let mut items = Vec::new();
     let mut last_directory = "";
     for (path, entry) in below(files, &prefix) {
         let mut is_direct = true;
         for (slash, _) in path[prefix.len()..].match_indices('/') {
             let parent = &path[..prefix.len() + slash];
-            let is_known =
-                last_directory == parent || last_directory.starts_with(&format!("{parent}/"));
+            let is_known = last_directory == parent || last_directory.starts_with(&format!("{parent}/"));
             if !is_known {
                 items.push(Item::Directory(parent));
                 last_directory = parent;
@@ -176,8 +143,7 @@ fn described(commit: &Arc<Commit>, item: &Item<'_>, expand: bool, masked: bool) 
             let mut told = json!({ "type": "file", "oid": entry.blob_id, "size": entry.size });
             if let Some(lfs) = &entry.lfs {
                 let oid = if masked { MASK } else { &lfs.sha256 };
-                told["lfs"] =
-                    json!({ "oid": oid, "size": entry.size, "pointerSize": lfs.pointer.len() });
+                told["lfs"] = json!({ "oid": oid, "size": entry.size, "pointerSize": lfs.pointer.len() });
                 if let Some(hash) = &lfs.xet_hash {
                     told["xetHash"] = json!(if masked { MASK } else { hash });
                 }
@@ -207,12 +173,7 @@ fn last_change(commit: &Arc<Commit>, item: &Item<'_>) -> Arc<Commit> {
     };
     let now = id_in(commit);
     let history = commit.history();
-    history
-        .iter()
-        .take_while(|commit| id_in(commit) == now)
-        .last()
-        .unwrap_or(commit)
-        .clone()
+    history.iter().take_while(|commit| id_in(commit) == now).last().unwrap_or(commit).clone()
 }
 
 /// Hides a position the way the Hub does: a client must not make sense of it.

@@ -14,16 +14,12 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     #[track_caller]
     pub(crate) fn the(&self, name: &str) -> &str {
-        self.header(name)
-            .unwrap_or_else(|| panic!("no {name} in {:?}", self.headers))
+        self.header(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers))
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -52,12 +48,7 @@ pub(crate) async fn send(method: &str, url: &str, headers: &[&str], body: &[u8])
     try_send(method, url, headers, body).await.unwrap()
 }
 
-pub(crate) async fn try_send(
-    method: &str,
-    url: &str,
-    headers: &[&str],
-    body: &[u8],
-) -> std::io::Result<Reply> {
+pub(crate) async fn try_send(method: &str, url: &str, headers: &[&str], body: &[u8]) -> std::io::Result<Reply> {
     let rest = url.strip_prefix("http://").unwrap();
     let (host, path) = rest.split_at(rest.find('/').unwrap());
     let stream = TcpStream::connect(host).await?;
@@ -78,31 +69,13 @@ pub(crate) async fn try_send(
 }
 
 fn parse(method: &str, raw: &[u8], clean: bool) -> std::io::Result<Reply> {
-    let end = raw
-        .windows(4)
-        .position(|window| window == b"\r\n\r\n")
-        .ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let end = raw.windows(4).position(|window| window == b"\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
     let text = String::from_utf8_lossy(&raw[..end]).into_owned();
     let mut lines = text.split("\r\n");
-    let status = lines
-        .next()
-        .unwrap()
-        .split(' ')
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
-    let pair = |line: &str| {
-        line.split_once(": ")
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-    };
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let pair = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
     let headers: Vec<(String, String)> = lines.filter_map(pair).collect();
-    let mut reply = Reply {
-        status,
-        headers,
-        body: raw[end + 4..].to_vec(),
-        whole: clean,
-    };
+    let mut reply = Reply { status, headers, body: raw[end + 4..].to_vec(), whole: clean };
     if method == "HEAD" || status == 304 {
         assert!(reply.body.is_empty(), "a body where none may be");
     } else if reply.header("transfer-encoding") == Some("chunked") {
