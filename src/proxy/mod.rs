@@ -67,7 +67,7 @@ impl HubProxy {
         HubProxy { mirror, public_url: config.server.public_url.clone(), send_timeout: config.server.send_timeout }
     }
 
-    /// Answers all but files; `Ok(None)` means that the cache goes on with `ctx.reader`.
+    /// Answers all but files; `Ok(None)` means that the cache goes on with `ctx.file`.
     async fn answer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Option<()>, Refusal> {
         let head = session.req_header();
         let method = head.method.clone();
@@ -126,7 +126,6 @@ impl HubProxy {
     /// Waits for the first byte of what is asked, so that trouble still has a status of its own.
     async fn prepare(&self, session: &Session, ctx: &mut Ctx, file: FileInfo, token: Option<&Token>) -> Result<(), Refusal> {
         let request = session.req_header();
-        let mut reader = self.mirror.read(&file, token).await.map_err(|e| e.to_hub().into_refusal())?;
         ctx.ask = range::asked(request, &file);
         let first = match &ctx.ask {
             RangeAsk::Whole => Some(0..file.size),
@@ -135,10 +134,12 @@ impl HubProxy {
             RangeAsk::Unsatisfiable => None,
         };
         let sends_body = request.method == Method::GET && !range::not_modified(request, &file);
+        // Without a body to send, the object is not even opened: clients ask the heads of many files they never fetch.
         if let Some(span) = first.filter(|_| sends_body) {
+            let mut reader = self.mirror.read(&file, token).await.map_err(|e| e.to_hub().into_refusal())?;
             reader.prepare(span).await.map_err(|e| e.to_hub().into_refusal())?;
+            ctx.reader = Some(reader);
         }
-        ctx.reader = Some(reader);
         ctx.file = Some(file);
         Ok(())
     }
@@ -221,18 +222,18 @@ impl ProxyHttp for HubProxy {
     }
 
     fn request_cache_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
-        if ctx.reader.is_some() {
+        if ctx.file.is_some() {
             session.cache.enable(&OBJECTS, None, None, None, None);
         }
         Ok(())
     }
 
     fn cache_key_callback(&self, _session: &Session, ctx: &mut Ctx) -> Result<CacheKey> {
-        let (Some(file), Some(reader)) = (&ctx.file, ctx.reader.take()) else {
+        let Some(file) = &ctx.file else {
             return Error::e_explain(ErrorType::InternalError, "no object to look up");
         };
         let mut key = CacheKey::new(file.oid.as_str(), "");
-        key.extensions.insert(Handle::new(reader, file));
+        key.extensions.insert(Handle::new(ctx.reader.take(), file));
         Ok(key)
     }
 

@@ -25,8 +25,9 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    pub(super) fn new(reader: Reader, file: &FileInfo) -> Handle {
-        Handle { reader: Arc::new(Mutex::new(Some(reader))), file: file.clone() }
+    /// `reader` is `None` where only the head goes out.
+    pub(super) fn new(reader: Option<Reader>, file: &FileInfo) -> Handle {
+        Handle { reader: Arc::new(Mutex::new(reader)), file: file.clone() }
     }
 
     fn take(&self) -> Option<Reader> {
@@ -35,7 +36,8 @@ impl Handle {
 }
 
 struct Hit {
-    reader: Reader,
+    /// `None` where only the head goes out.
+    reader: Option<Reader>,
 }
 
 fn unsupported<T>(what: &'static str) -> Result<T> {
@@ -46,8 +48,7 @@ fn unsupported<T>(what: &'static str) -> Result<T> {
 impl Storage for Objects {
     async fn lookup(&'static self, key: &CacheKey, _trace: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
         let Some(handle) = key.extensions.get::<Handle>() else { return Ok(None) };
-        let Some(reader) = handle.take() else { return Ok(None) };
-        Ok(Some((object_meta(&handle.file)?, Box::new(Hit { reader }))))
+        Ok(Some((object_meta(&handle.file)?, Box::new(Hit { reader: handle.take() }))))
     }
 
     async fn get_miss_handler(&'static self, _: &CacheKey, _: &CacheMeta, _: &SpanHandle) -> Result<MissHandler> {
@@ -70,8 +71,9 @@ impl Storage for Objects {
 #[async_trait]
 impl HandleHit for Hit {
     async fn read_body(&mut self) -> Result<Option<Bytes>> {
+        let Some(reader) = self.reader.as_mut() else { return unsupported("a body was not meant to be sent") };
         // An error makes pingora cut the connection: a short body is never ended cleanly.
-        self.reader.next().await.map_err(|e| Error::explain(ErrorType::ReadError, e.to_string()))
+        reader.next().await.map_err(|e| Error::explain(ErrorType::ReadError, e.to_string()))
     }
 
     async fn finish(self: Box<Self>, _: &'static (dyn Storage + Sync), _: &CacheKey, _: &SpanHandle) -> Result<()> {
@@ -83,8 +85,9 @@ impl HandleHit for Hit {
     }
 
     fn seek(&mut self, start: usize, end: Option<usize>) -> Result<()> {
-        let end = end.map_or(self.reader.size(), |end| end as u64);
-        self.reader.seek(start as u64..end);
+        let Some(reader) = self.reader.as_mut() else { return unsupported("a body was not meant to be sent") };
+        let end = end.map_or(reader.size(), |end| end as u64);
+        reader.seek(start as u64..end);
         Ok(())
     }
 
