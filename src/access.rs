@@ -4,12 +4,12 @@
 
 use crate::config::Config;
 use crate::hub::{HubError, RepoFacts, RepoId};
-use crate::mirror::{MirrorError, refused};
+use crate::mirror::{KEPT_PATIENCE, MirrorError, refused};
 use crate::source::{Origin, SourceError, Token};
 use crate::store::Store;
 use http::Method;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Verdicts remembered; the oldest are asked again beyond this.
 const VERDICTS_MAX: u64 = 100_000;
@@ -19,6 +19,8 @@ pub struct Access {
     origin: Arc<Origin>,
     store: Arc<Store>,
     offline: bool,
+    /// How old what was kept may be.
+    stale: Duration,
     /// Whether anybody may read a repo.
     open: moka::future::Cache<RepoId, bool>,
     /// Callers whom upstream let read a repo.
@@ -32,6 +34,7 @@ impl Access {
             origin,
             store,
             offline: config.upstream.offline,
+            stale: config.freshness.stale,
             open: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
             accepted: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
         }
@@ -52,22 +55,29 @@ impl Access {
         asked.await.map_err(|error| (*error).clone())
     }
 
-    /// Whether anybody may read the repo. When upstream cannot tell, what it said last counts.
+    /// Whether anybody may read the repo. When upstream cannot tell, or not soon, what it said last counts.
     pub async fn is_open(&self, repo: &RepoId) -> Result<bool, HubError> {
         let asked = self.open.try_get_with(repo.clone(), async {
-            match self.ask(repo, None).await {
-                Ok(()) => {
+            let kept = self.kept(repo).await;
+            let question = self.ask(repo, None);
+            let answer = match kept {
+                Some(_) => tokio::time::timeout(KEPT_PATIENCE, question).await.unwrap_or_else(|_| {
+                    let cause = format!("no answer within {} s", KEPT_PATIENCE.as_secs());
+                    Err(SourceError::Timeout { host: self.origin.base(), cause }.into())
+                }),
+                None => question.await,
+            };
+            match (answer, kept) {
+                (Ok(()), _) => {
                     self.keep(repo, true).await;
                     Ok(true)
                 }
-                Err(MirrorError::Source(SourceError::Refused { .. })) => {
+                (Err(MirrorError::Source(SourceError::Refused { .. })), _) => {
                     self.keep(repo, false).await;
                     Ok(false)
                 }
-                Err(error) => match self.kept(repo).await {
-                    Some(open) => Ok(open),
-                    None => Err(error.to_hub()),
-                },
+                (Err(_), Some(open)) => Ok(open),
+                (Err(error), None) => Err(error.to_hub()),
             }
         });
         asked.await.map_err(|error| (*error).clone())
@@ -124,6 +134,8 @@ impl Access {
     async fn kept(&self, repo: &RepoId) -> Option<bool> {
         let (store, repo) = (self.store.clone(), repo.clone());
         let kept = tokio::task::spawn_blocking(move || store.refs().get_access(&repo)).await;
-        kept.ok()?.ok()?.map(|kept| kept.open)
+        let kept = kept.ok()?.ok()??;
+        let age = SystemTime::now().duration_since(kept.at).unwrap_or_default();
+        (age < self.stale).then_some(kept.open)
     }
 }

@@ -255,3 +255,24 @@ async fn a_gate_holds_before_and_after_the_file_is_kept() {
     }
     assert!(hub.leaks().is_empty());
 }
+
+#[tokio::test]
+async fn asking_at_a_commit_does_not_make_the_branch_younger() {
+    let hub = FakeHub::start().await;
+    let repo = hub.model("acme/moving").file("a", "old").file("b", "b").commit("first");
+    let first = repo.sha();
+    let mirror = Mirror::of(&hub).set("freshness.revision", "3s").start().await;
+    let a = "/acme/moving/resolve/main/a";
+    assert_eq!(mirror.get(a).await.body, "old".as_bytes());
+    repo.file("a", "new").commit("second");
+
+    // Within its time the branch is the first commit, also for a file that has to be asked for.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let b = mirror.get("/acme/moving/resolve/main/b").await;
+    assert_eq!(b.status, 200);
+    let at = b.header("x-repo-commit").expect("a commit").to_owned();
+    assert!(at == first || at == repo.sha(), "{at}");
+
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    assert_eq!(mirror.get(a).await.body, "new".as_bytes(), "its time is over");
+}

@@ -120,3 +120,33 @@ async fn the_first_byte_does_not_wait_for_the_file() {
     let piece = tokio::time::timeout(Duration::from_secs(10), first).await;
     assert!(piece.is_ok_and(|piece| piece.is_some()), "no byte within 10 s");
 }
+
+/// What upstream sends of a long file after its one client left early, once all is quiet.
+async fn sent_after_leaving(policy: &str) -> u64 {
+    let hub = FakeHub::start().await;
+    hub.model("acme/large").synthetic("weights.safetensors", 40 * MIB, 1).commit("weights");
+    // Slow enough that the client leaves long before the end.
+    hub.fault("weights").on_cdn().rate(2 * MIB);
+    let mirror = Mirror::of(&hub).set("fetch.when_client_leaves", policy).set("fetch.connections_per_object", 2).start().await;
+    leave_after(&mirror, MIB).await;
+    hub.wait_idle().await;
+    // Idle between two runs is not the end; the next one begins at once.
+    loop {
+        let before = hub.cdn_bytes();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        hub.wait_idle().await;
+        if hub.cdn_bytes() == before {
+            return before;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_fetch_without_clients_is_the_admins_choice() {
+    assert_eq!(sent_after_leaving("finish_request").await, 40 * MIB);
+    let some = 1..30 * MIB;
+    for policy in ["finish_block", "stop"] {
+        let sent = sent_after_leaving(policy).await;
+        assert!(some.contains(&sent), "{policy}: {sent} bytes");
+    }
+}

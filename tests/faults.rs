@@ -281,3 +281,132 @@ async fn a_block_that_rotted_on_disk_is_fetched_again() {
     s.hub.down().await;
     assert_right(&mirror.get(FILE).await, &s.bytes);
 }
+
+/// Upstream's words for a file in a HEAD, with the size and id that we choose.
+fn announce(hub: &FakeHub, target: &str, oid: &str, size: usize, commit: &str) {
+    let (etag, size) = (format!("\"{oid}\""), size.to_string());
+    let location = format!("{}/nowhere", hub.cdn_url());
+    let headers = [
+        ("X-Linked-Etag", etag.as_str()),
+        ("X-Linked-Size", size.as_str()),
+        ("X-Repo-Commit", commit),
+        ("Location", location.as_str()),
+    ];
+    hub.fault(target).on_hub().status(302, &headers);
+}
+
+#[tokio::test]
+async fn another_size_for_a_known_object_is_refused_and_not_cut_to_fit() {
+    let s = setup().await;
+    let other = s.hub.model("acme/other").lfs("w.bin", &s.bytes).commit("the same content");
+    for size in [SIZE - MIB, SIZE + MIB, 0] {
+        announce(&s.hub, "/acme/other/resolve/main/w.bin", &s.oid, size, &other.sha());
+        let mirror = Mirror::start(&s.hub).await;
+        assert_right(&mirror.get(FILE).await, &s.bytes);
+
+        let answer = mirror.get("/acme/other/resolve/main/w.bin").await;
+        assert_refused(&answer);
+        assert_right(&mirror.get(FILE).await, &s.bytes);
+        s.hub.clear_faults();
+    }
+}
+
+#[tokio::test]
+async fn a_file_announced_as_empty_is_not_believed() {
+    let s = setup().await;
+    let commit = s.hub.model("acme/large").sha();
+    announce(&s.hub, FILE, &s.oid, 0, &commit);
+    let mirror = Mirror::start(&s.hub).await;
+    assert_refused(&mirror.head(FILE).await);
+    assert_refused(&mirror.get(FILE).await);
+    s.hub.clear_faults();
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+}
+
+#[tokio::test]
+async fn an_upstream_that_always_lies_is_given_up_and_fills_no_disk() {
+    let s = setup().await;
+    s.hub.fault("w.bin").on_cdn().flip(4_000_000);
+    let mirror = Mirror::start(&s.hub).await;
+    for _ in 0..4 {
+        let answer = mirror.get(FILE).await;
+        assert!(!answer.whole || answer.status >= 500, "a complete wrong file");
+    }
+    assert_eq!(in_quarantine(&mirror).len(), 1, "one copy is evidence enough");
+    let fetched = s.hub.cdn_bytes();
+    let answer = mirror.get(FILE).await;
+    let said = assert_refused(&answer);
+    assert!(said.contains(&s.oid), "{said}");
+    assert_eq!(s.hub.cdn_bytes(), fetched, "not fetched again for a while");
+}
+
+#[tokio::test]
+async fn an_unjudged_object_is_judged_before_it_ends() {
+    let s = setup().await;
+    let mut mirror = Mirror::start(&s.hub).await;
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    mirror.stop().await;
+
+    // What a process leaves that ends between the last block and the verdict: all blocks, without the mark.
+    let blob = mirror.repos().join("blobs").join(&s.oid[..2]).join(&s.oid);
+    let mut kept = std::fs::read(&blob).expect("the block file");
+    let opened = dingospeed::store::BlockFile::open(
+        std::fs::File::open(&blob).expect("the block file"),
+        &dingospeed::hub::Oid::parse(&s.oid).expect("an oid"),
+    );
+    let header = match opened.expect("a block file") {
+        dingospeed::store::block_file::Opened::Ours(file) => file.header().clone(),
+        _ => panic!("not ours"),
+    };
+    let flags = header.flags_offset() as usize;
+    kept[flags..flags + 8].fill(0);
+    std::fs::write(&blob, kept).expect("write the block file");
+
+    s.hub.clear_log();
+    mirror.restart().await;
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    assert_eq!(s.hub.cdn_bytes(), 0);
+    assert_eq!(mirror.metrics().await.of("dingospeed_objects_verified_total"), 1.0);
+}
+
+#[tokio::test]
+async fn a_silent_hub_does_not_hold_up_what_is_kept() {
+    let s = setup().await;
+    let mut mirror = Mirror::of(&s.hub)
+        .set("freshness.revision", "0s")
+        .set("freshness.access", "0s")
+        .set("upstream.read_timeout", "60s")
+        .start()
+        .await;
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    let info = mirror.get("/api/models/acme/large").await;
+    assert_eq!(info.status, 200);
+    for _ in 0..2 {
+        s.hub.fault("acme/large").on_hub().hang_before_head();
+        for target in [FILE, "/api/models/acme/large"] {
+            // Clients give up after 10 s without a byte.
+            let answer = tokio::time::timeout(Duration::from_secs(10), mirror.get(target)).await;
+            let answer = answer.unwrap_or_else(|_| panic!("{target} took more than 10 s"));
+            assert_eq!(answer.status, 200, "{}", message(&answer));
+        }
+        // And again after a restart, from the disk alone.
+        s.hub.clear_faults();
+        mirror.restart().await;
+    }
+}
+
+#[tokio::test]
+async fn a_long_fill_leaves_turns_to_others() {
+    let s = setup().await;
+    s.hub.model("acme/long").synthetic("long.bin", 24 * MIB as u64, 5).commit("first");
+    s.hub.fault("long.bin").on_cdn().rate(1 << 20);
+    let mirror = Mirror::of(&s.hub).set("fetch.connections", 2).set("fetch.run_size", "1MiB").start().await;
+    let mut slow = mirror.connect().await;
+    slow.ask("GET", "/acme/long/resolve/main/long.bin", &[]).await;
+    assert_eq!(slow.head("GET").await.expect("an answer").0, 200);
+
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+
+    let runs = s.hub.fetched("long.bin");
+    assert!(runs < 20, "the long file came first: {runs} of its 24 runs");
+}

@@ -5,6 +5,8 @@ use std::hash::{Hash, Hasher};
 
 const SHA1_LEN: usize = 40;
 const SHA256_LEN: usize = 64;
+const EMPTY_BLOB: &str = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391";
+const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// The content id of an object: the sha256 of an LFS file, or the git blob sha1 of a regular one, in lower-case hex.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +44,11 @@ impl Oid {
     /// Says whether the id is the sha256 of the content (an LFS file), not a git blob sha1.
     pub fn is_sha256(&self) -> bool {
         usize::from(self.len) == SHA256_LEN
+    }
+
+    /// Says whether this is the id of a file without a byte.
+    pub fn is_of_empty(&self) -> bool {
+        matches!(self.as_str(), EMPTY_BLOB | EMPTY_SHA256)
     }
 
     /// Returns the strong entity tag of the object, with its quotes.

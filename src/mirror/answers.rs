@@ -4,8 +4,8 @@
 //! files, revisions and access is learned. `pingora-cache` keeps objects only; this is simpler for answers, since
 //! upstream's redirects are followed inside and one question of many clients is one question upstream.
 
-use super::{Mirror, MirrorError, refused};
-use crate::hub::{ApiTarget, Commit, HubError, RepoId, Revision, Route, parse_info, parse_tree, rewrite};
+use super::{Mirror, MirrorError, on_worker, refused};
+use crate::hub::{ApiTarget, Commit, HubError, ListingError, RepoId, Revision, Route, parse_info, parse_tree, rewrite};
 use crate::source::{Reply, SourceError, Token, retry_after};
 use crate::store::{Record, RecordKey};
 use bytes::Bytes;
@@ -21,6 +21,20 @@ const AGENTS_TTL: Duration = Duration::from_secs(24 * 3600);
 const COALESCED_FOR: Duration = Duration::from_secs(1);
 /// Bytes of answers on their way; only to share them.
 const COALESCED_LEN_MAX: u64 = 128 << 20;
+/// Parameters that mean something to the Hub on the routes whose answers are kept.
+const QUERIES_KEPT: [&str; 11] = [
+    "blobs",
+    "cursor",
+    "expand",
+    "expand[]",
+    "expand%5B%5D",
+    "formatted",
+    "include_prs",
+    "limit",
+    "p",
+    "recursive",
+    "securityStatus",
+];
 /// Upstream's headers that mean something to clients. `Link` is rewritten on the way out.
 const HEADERS_KEPT: [&str; 12] = [
     "content-type",
@@ -74,7 +88,7 @@ impl Mirror {
     /// Answers a question. Whatever upstream said is `Ok`, also its no; `Err` is the mirror's own trouble.
     pub async fn answer(&self, question: &Question) -> Result<Arc<Answer>, HubError> {
         let target = question.target.upstream_path_and_query();
-        let keep = self.keep(&question.route, &target);
+        let keep = self.keep(&question.route, &target, question.target.query());
         let (keep, open) = match (keep, question.route.repo()) {
             (Some(keep), Some(repo)) => match self.kept_answer(&keep).await {
                 // An answer is shared only between callers of a repo that is open to all.
@@ -97,9 +111,15 @@ impl Mirror {
         } else {
             let key = (target.clone(), Token::fingerprint(question.token.as_ref()));
             let asked = async { self.ask_upstream(question, &target, keep.as_ref()).await.map(Arc::new) };
-            let outcome = match question.method == Method::POST {
-                true => asked.await,
-                false => self.answers.try_get_with(key, asked).await.map_err(|e| (*e).clone()),
+            let outcome = async {
+                match question.method == Method::POST {
+                    true => asked.await,
+                    false => self.answers.try_get_with(key, asked).await.map_err(|e| (*e).clone()),
+                }
+            };
+            let outcome = match &open {
+                Some(record) if is_usable(record) => self.patiently(outcome).await,
+                _ => outcome.await,
             };
             match outcome {
                 Ok(answer) => return Ok(answer),
@@ -115,11 +135,15 @@ impl Mirror {
         }
     }
 
-    fn keep(&self, route: &Route, target: &str) -> Option<Keep> {
+    fn keep(&self, route: &Route, target: &str, query: &str) -> Option<Keep> {
         let by_revision = |revision: Option<&Revision>| match revision.and_then(Revision::as_commit) {
             Some(_) => FOREVER,
             None => self.config.freshness.revision,
         };
+        // Whoever invents a parameter must not make us keep a copy for each of its values.
+        if !query.split('&').all(|pair| pair.is_empty() || QUERIES_KEPT.contains(&pair.split('=').next().unwrap_or(""))) {
+            return None;
+        }
         let of = |repo: &RepoId, name: &str, fresh_for| Some(Keep { key: RecordKey::of_repo(repo, name, target), fresh_for });
         match route {
             Route::RepoInfo { repo, revision } => of(repo, "info", by_revision(revision.as_ref())),
@@ -151,12 +175,13 @@ impl Mirror {
             let host = self.origin.base();
             return Err(SourceError::Busy { host, status: reply.status, retry_after: retry_after(&reply.headers) }.into());
         }
-        let mut answer = clean(reply, &question.route);
-        if answer.status == 200 {
-            self.learn(question, &mut answer).await;
-        }
+        let route = question.route.clone();
+        let len = reply.body.len();
+        let answer = on_worker(len, move || clean(reply, &route)).await?;
+        let masked = answer.status == 200 && self.learn(question, &answer).await? == Learned::Masked;
         let shareable = match question.route.repo() {
-            Some(repo) => answer.status == 200 && keep.is_some() && self.access.is_open(repo).await.unwrap_or(false),
+            // A masked answer is one caller's; the repo may have been closed since it was last found open.
+            Some(repo) => answer.status == 200 && !masked && keep.is_some() && self.access.is_open(repo).await.unwrap_or(false),
             None => answer.status == 200,
         };
         if let Some(keep) = keep.filter(|_| shareable) {
@@ -182,19 +207,24 @@ impl Mirror {
     }
 
     /// Takes from an answer what saves asking later.
-    async fn learn(&self, question: &Question, answer: &mut Answer) {
+    async fn learn(&self, question: &Question, answer: &Answer) -> Result<Learned, MirrorError> {
+        let body = answer.body.clone();
         match &question.route {
             Route::RepoInfo { repo, revision } => {
-                let Ok(facts) = parse_info(&answer.body) else { return };
+                let Ok(facts) = on_worker(body.len(), move || parse_info(&body)).await? else { return Ok(Learned::Nothing) };
                 self.access.learn(repo, &facts).await;
                 if let (Some(sha), Some(revision)) = (facts.sha, revision) {
                     self.learn_revision(repo, revision, sha).await;
                 }
             }
             Route::Tree { repo, revision, path } => {
-                let Some(commit) = revision.as_commit().or_else(|| commit_of(answer)) else { return };
-                // A masked listing teaches nothing: its ids are not the content's.
-                let Ok(files) = parse_tree(&answer.body) else { return };
+                let Some(commit) = revision.as_commit().or_else(|| commit_of(answer)) else { return Ok(Learned::Nothing) };
+                let files = match on_worker(body.len(), move || parse_tree(&body)).await? {
+                    Ok(files) => files,
+                    // It teaches nothing: its ids are not the content's.
+                    Err(ListingError::Masked { .. }) => return Ok(Learned::Masked),
+                    Err(_) => return Ok(Learned::Nothing),
+                };
                 let has_next = answer.headers.iter().any(|(name, _)| name == "link");
                 let is_whole = path.is_none() && question.target.value("recursive").as_deref() == Some("true");
                 let is_first = question.target.value("cursor").is_none();
@@ -202,7 +232,16 @@ impl Mirror {
             }
             _ => {}
         }
+        Ok(Learned::Nothing)
     }
+}
+
+/// What an answer taught that bears on its keeping.
+#[derive(PartialEq, Eq)]
+enum Learned {
+    Nothing,
+    /// Its ids are hidden from this caller.
+    Masked,
 }
 
 fn commit_of(answer: &Answer) -> Option<Commit> {

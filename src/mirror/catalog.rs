@@ -92,7 +92,7 @@ impl Catalog {
     /// Remembers files of a commit; `complete` when these are all there are.
     pub(super) async fn learn_files(&self, repo: &RepoId, commit: Commit, files: &[TreeFile], complete: bool) {
         let listing = self.listing(repo, commit).await;
-        let fresh: Vec<(FilePath, ListedFile)> = {
+        let (fresh, file_count): (Vec<(FilePath, ListedFile)>, _) = {
             let mut listing = listing.lock().unwrap_or_else(|e| e.into_inner());
             let mut fresh = Vec::new();
             for file in files {
@@ -103,13 +103,16 @@ impl Catalog {
                     fresh.push((file.path.clone(), listed));
                 }
             }
+            let completes = complete && !listing.complete;
             listing.complete |= complete;
-            fresh
+            if fresh.is_empty() && !completes {
+                return;
+            }
+            (fresh, completes.then_some(listing.files.len() as u64))
         };
         // Re-inserted so that its weight is counted anew.
         self.listings.insert((repo.clone(), commit), listing.clone());
         let (store, repo) = (self.store.clone(), repo.clone());
-        let file_count = complete.then(|| listing.lock().map_or(0, |l| l.files.len() as u64));
         let written = tokio::task::spawn_blocking(move || {
             let entries: Vec<_> = fresh.iter().map(|(path, listed)| (path.as_str(), listed.clone())).collect();
             if !entries.is_empty() {
@@ -127,7 +130,15 @@ impl Catalog {
 
     async fn ask(&self, target: String, token: Option<&Token>) -> Result<Located, SourceError> {
         let key = (target.clone(), Token::fingerprint(token));
-        let asked = self.asking.try_get_with(key, async { self.origin.locate(&target, token).await });
+        let asked = self.asking.try_get_with(key, async {
+            let found = self.origin.locate(&target, token).await?;
+            if found.size == 0 && !found.oid.is_of_empty() {
+                // A middle box that answers HEAD with length 0 must not empty our files.
+                let cause = format!("{} is announced with 0 bytes", found.oid);
+                return Err(SourceError::Broken { host: self.origin.base(), cause });
+            }
+            Ok(found)
+        });
         asked.await.map_err(|error| (*error).clone())
     }
 }
@@ -171,11 +182,16 @@ impl Mirror {
             _ => revision.clone(),
         };
         let target = ApiTarget::resolve(repo, &at, path).upstream_path_and_query();
-        match catalog.ask(target, token).await {
+        let fallback = self.kept_file(repo, kept, path).await;
+        let question = catalog.ask(target, token);
+        let outcome = if fallback.is_some() { self.patiently(question).await } else { question.await };
+        match outcome {
             Ok(found) => {
                 let file =
                     FileInfo { repo: repo.clone(), commit: found.commit, path: path.clone(), oid: found.oid, size: found.size };
-                catalog.learn_ref(repo, revision, found.commit).await;
+                if at == *revision {
+                    catalog.learn_ref(repo, revision, found.commit).await;
+                }
                 let lfs = found.oid.is_sha256();
                 let learned = TreeFile { path: path.clone(), oid: found.oid, size: found.size, lfs };
                 catalog.learn_files(repo, found.commit, &[learned], false).await;
@@ -183,14 +199,16 @@ impl Mirror {
             }
             Err(SourceError::Refused { code: Some(code), commit, .. }) if code == "EntryNotFound" => {
                 if let Some(commit) = commit {
-                    catalog.learn_ref(repo, revision, commit).await;
+                    if at == *revision {
+                        catalog.learn_ref(repo, revision, commit).await;
+                    }
                     catalog.absent.insert((repo.clone(), commit, path.clone()), ());
                 }
                 Err(HubError::entry_not_found(commit))
             }
             Err(error) if error.is_passing() => {
                 log::warn!("upstream fails for {repo}@{revision}/{path}: {error}");
-                self.kept_file(repo, kept, path).await.unwrap_or_else(|| Err(error.to_hub()))
+                fallback.unwrap_or_else(|| Err(error.to_hub()))
             }
             Err(error) => Err(error.to_hub()),
         }

@@ -1,14 +1,13 @@
 //! Carries runs of blocks from upstream into the object's file, one connection at a time.
 
 use super::error::MirrorError;
-use super::fill::{Fill, Run};
+use super::fill::{Fill, Run, Turn};
 use crate::metrics::metrics;
 use crate::source::SourceError;
 use rand::RngExt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// Bytes are written, and readers woken, in pieces that grow to this.
 const PIECE_LEN_MAX: usize = 256 << 10;
@@ -20,22 +19,23 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A server that ignores ranges is read from its start and what precedes the run thrown away; not beyond this.
 const SKIP_LEN_MAX: u64 = 64 << 20;
 
-/// One courier's life: claim, carry, until nothing is wanted.
-pub(super) async fn work(fill: Arc<Fill>, permit: Option<OwnedSemaphorePermit>, first: Option<Run>) {
+/// One courier's life: claim, carry, until nothing is wanted. `turn` and `first` are given to a further courier of an
+/// object; its only one has to wait for its turn, and to look for work then.
+pub(super) async fn work(fill: Arc<Fill>, mut turn: Option<Turn>, first: Option<Run>) {
     let mut place = Place { fill: fill.clone(), given_up: false };
-    let _permit = match permit {
-        Some(permit) => Some(permit),
-        // Closed never: the semaphore lives as long as the mirror.
-        None => fill.limits.connections.clone().acquire_owned().await.ok(),
-    };
     let mut next = first;
     loop {
+        let held = match turn.take() {
+            Some(turn) => turn,
+            None => fill.limits.turns.wait().await,
+        };
         let Some(run) = next.take().or_else(|| fill.claim()) else {
             place.given_up = true;
             return;
         };
         fill.dispatch();
-        if let Err(error) = carry(&fill, &run).await {
+        let outcome = carry(&fill, &run, held).await;
+        if let Err(error) = outcome {
             log::warn!(
                 "failed fill object={} blocks={}-{} error={error:?}",
                 fill.object.oid(),
@@ -43,6 +43,13 @@ pub(super) async fn work(fill: Arc<Fill>, permit: Option<OwnedSemaphorePermit>, 
                 run.blocks.end - 1
             );
             fill.fail(&run, error);
+        }
+        drop(run);
+        // Each run is a new turn: an object that is long must not keep others from theirs.
+        turn = fill.limits.turns.try_further();
+        if turn.is_none() && fill.leave_to_others() {
+            place.given_up = true;
+            return;
         }
     }
 }
@@ -69,7 +76,9 @@ struct Progress {
     piece_len: usize,
 }
 
-async fn carry(fill: &Arc<Fill>, run: &Run) -> Result<(), MirrorError> {
+/// Brings a run, over several tries if need be. `Ok` also when nobody wants the rest.
+async fn carry(fill: &Arc<Fill>, run: &Run, turn: Turn) -> Result<(), MirrorError> {
+    let mut turn = Some(turn);
     let blocks = fill.object.blocks();
     let end = blocks.span(run.blocks.end - 1).end;
     let start = blocks.span(run.blocks.start).start;
@@ -83,11 +92,17 @@ async fn carry(fill: &Arc<Fill>, run: &Run) -> Result<(), MirrorError> {
         };
         fruitless = if progress.offset > before { 0 } else { fruitless + 1 };
         let Some(wait) = error.retry_wait(fruitless) else { return Err(error) };
-        if fruitless >= fill.limits.attempts || !fill.is_wanted(progress.offset, false) {
+        if fruitless >= fill.limits.attempts {
             return Err(error);
         }
+        if !fill.is_wanted(progress.offset, false) {
+            return Ok(());
+        }
         log::info!("retries fill object={} offset={} try={fruitless} error={error:?}", fill.object.oid(), progress.offset);
+        // Whoever waits is not at upstream; others may be.
+        drop(turn.take());
         tokio::time::sleep(wait).await;
+        turn = Some(fill.limits.turns.wait().await);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::source::SourceError;
 pub enum MirrorError {
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The disk failed; the text carries what and where.
+    /// The disk failed; the text carries what and where, for the log alone.
     #[error("{0}")]
     Store(String),
     /// The bytes that upstream gave are not the ones it promised.
@@ -17,6 +17,9 @@ pub enum MirrorError {
     /// Complete, but the hash of the whole is not known yet.
     #[error("`{oid}` is still being verified; ask again in a moment")]
     Unverified { oid: Oid },
+    /// A kept block does not match its checksum any more; it counts as absent from now on.
+    #[error("a block of `{oid}` has rotted on the mirror's disk; ask again to have it fetched anew")]
+    Rotten { oid: Oid },
     /// Not kept here, and upstream is not asked.
     #[error("not in this mirror's cache, and it runs offline")]
     Offline,
@@ -27,9 +30,14 @@ impl MirrorError {
     pub fn to_hub(&self) -> HubError {
         match self {
             MirrorError::Source(error) => error.to_hub(),
-            MirrorError::Store(text) => HubError::internal(text),
+            MirrorError::Store(text) => {
+                // Paths of the mirror's host are nothing to strangers.
+                log::error!("{text}");
+                HubError::internal("the mirror's disk failed; its log tells the administrator where")
+            }
             MirrorError::Mismatch { .. } => HubError::upstream_broken(&self.to_string()),
             MirrorError::Unverified { .. } => HubError::upstream_unavailable(&self.to_string(), 5),
+            MirrorError::Rotten { .. } => HubError::upstream_unavailable(&self.to_string(), 1),
             MirrorError::Offline => HubError::offline(),
         }
     }

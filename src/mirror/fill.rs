@@ -8,12 +8,13 @@ use super::Sources;
 use super::courier;
 use super::error::MirrorError;
 use crate::config::WhenClientLeaves;
+use crate::hub::Oid;
 use crate::metrics::metrics;
 use crate::store::{Object, ObjectHasher, Store, StoreError, Verdict};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// How many blocks one published block may drag through the hasher behind it: enough to catch up with what an earlier
 /// process left, little enough that the courier is not held up.
@@ -21,11 +22,42 @@ const HASH_STEP_BLOCKS: u64 = 8;
 
 /// Bounds of all fills together.
 pub(super) struct Limits {
-    pub(super) connections: Arc<Semaphore>,
+    pub(super) turns: Turns,
     pub(super) connections_per_object: usize,
     pub(super) run_size: u64,
     pub(super) attempts: u64,
     pub(super) when_client_leaves: WhenClientLeaves,
+}
+
+/// Turns at upstream, one per connection. An object's only courier waits for one, first come first served; further
+/// couriers take what is free at once, and never the last quarter: objects that hang must not keep others from starting.
+pub(super) struct Turns {
+    all: Arc<Semaphore>,
+    further: Arc<Semaphore>,
+}
+
+/// Held while a courier is at upstream.
+pub(super) struct Turn {
+    _one: Option<OwnedSemaphorePermit>,
+    _further: Option<OwnedSemaphorePermit>,
+}
+
+impl Turns {
+    pub(super) fn new(connections: usize) -> Turns {
+        let further = connections - connections.div_ceil(4);
+        Turns { all: Arc::new(Semaphore::new(connections)), further: Arc::new(Semaphore::new(further)) }
+    }
+
+    pub(super) async fn wait(&self) -> Turn {
+        // Never closed: an error would only mean that nothing bounds us.
+        Turn { _one: self.all.clone().acquire_owned().await.ok(), _further: None }
+    }
+
+    pub(super) fn try_further(&self) -> Option<Turn> {
+        let further = self.further.clone().try_acquire_owned().ok()?;
+        let one = self.all.clone().try_acquire_owned().ok()?;
+        Some(Turn { _one: Some(one), _further: Some(further) })
+    }
 }
 
 /// The filling of one object.
@@ -34,6 +66,8 @@ pub(super) struct Fill {
     pub(super) limits: Arc<Limits>,
     pub(super) sources: Sources,
     store: Arc<Store>,
+    /// Counts the objects that proved broken, over all fills.
+    mismatched: moka::sync::Cache<Oid, u32>,
     state: Mutex<State>,
     /// The running hash of the object's start; taken with `try_lock` by whoever published a block.
     prefix: Mutex<Prefix>,
@@ -54,8 +88,23 @@ struct State {
     claims: BTreeMap<u64, Claim>,
     couriers: usize,
     verifying: bool,
+    /// Why the last verification could not be ended; the next one tries again.
+    unjudged: Option<MirrorError>,
+    /// The hash is being brought up to what is present already.
+    catching_up: bool,
     /// The whole is not what its name says: this fill is over.
     broken: Option<MirrorError>,
+}
+
+impl State {
+    /// Ends a wish; its reader, if there still is one, hears why.
+    fn fail(&mut self, reader: u64, error: &MirrorError) {
+        self.wants.remove(&reader);
+        match self.orphans.iter().position(|orphan| *orphan == reader) {
+            Some(at) => drop(self.orphans.swap_remove(at)),
+            None => drop(self.failed.insert(reader, error.clone())),
+        }
+    }
 }
 
 struct Claim {
@@ -79,10 +128,17 @@ pub(super) enum Found {
 }
 
 impl Fill {
-    pub(super) fn new(object: Arc<Object>, store: Arc<Store>, sources: Sources, limits: Arc<Limits>) -> Arc<Fill> {
+    pub(super) fn new(
+        object: Arc<Object>,
+        store: Arc<Store>,
+        sources: Sources,
+        limits: Arc<Limits>,
+        mismatched: moka::sync::Cache<Oid, u32>,
+    ) -> Arc<Fill> {
         let hasher = Some(ObjectHasher::new(object.oid(), object.size()));
         let prefix = Mutex::new(Prefix { hasher, next_block: 0 });
-        let fill = Arc::new(Fill { object, limits, sources, store, state: Mutex::default(), prefix, landed: Notify::new() });
+        let (state, landed) = (Mutex::default(), Notify::new());
+        let fill = Arc::new(Fill { object, limits, sources, store, mismatched, state, prefix, landed });
         // Complete but unproven: the process ended between the last block and the verdict.
         if fill.object.is_complete() && !fill.object.is_verified() {
             fill.verify();
@@ -103,9 +159,13 @@ impl Fill {
         if state.claims.values().any(|c| self.object.blocks().of_offset(span.start) < c.end_block) {
             metrics().blocks_joined.inc();
         }
+        let to_the_end = span.end == self.object.size();
         state.wants.insert(reader, span);
         drop(state);
         self.dispatch();
+        if to_the_end {
+            self.catch_up();
+        }
         reader
     }
 
@@ -163,34 +223,40 @@ impl Fill {
         self.landed.notified()
     }
 
-    /// Starts couriers while there is work and room. The first one of an object waits for its turn among all; further
-    /// ones are taken only if they are free at once.
+    /// Starts couriers while there is work and room. The only one of an object waits for its turn among all; further ones
+    /// start only if there is a turn for them at once.
     pub(super) fn dispatch(self: &Arc<Self>) {
         loop {
             let mut state = self.state();
             if state.couriers >= self.limits.connections_per_object || self.next_run(&state).is_none() {
                 return;
             }
-            let permit = match state.couriers {
-                0 => None,
-                _ => match self.limits.connections.clone().try_acquire_owned() {
-                    Ok(permit) => Some(permit),
-                    Err(_) => return,
+            let (turn, first) = match state.couriers {
+                0 => (None, None),
+                // The new courier must hold its claim before this loop looks again, or it would see the same run still free.
+                _ => match self.limits.turns.try_further() {
+                    Some(turn) => (Some(turn), self.claim_in(&mut state)),
+                    None => return,
                 },
             };
             state.couriers += 1;
-            // The new courier must hold its claim before this loop looks again, or it would see the same run still free.
-            let first = match permit {
-                None => None,
-                Some(_) => self.claim_in(&mut state),
-            };
-            let waits_for_turn = permit.is_none();
+            let is_only = turn.is_none();
             drop(state);
-            tokio::spawn(courier::work(self.clone(), permit, first));
-            if waits_for_turn {
+            tokio::spawn(courier::work(self.clone(), turn, first));
+            if is_only {
                 return;
             }
         }
+    }
+
+    /// Gives a courier's place up if the object has others.
+    pub(super) fn leave_to_others(&self) -> bool {
+        let mut state = self.state();
+        let has_others = state.couriers > 1;
+        if has_others {
+            state.couriers -= 1;
+        }
+        has_others
     }
 
     /// The next run for a courier; `None` ends it (its place is given up under the same lock).
@@ -199,8 +265,11 @@ impl Fill {
         let run = self.claim_in(&mut state);
         if run.is_none() {
             state.couriers -= 1;
-            for orphan in std::mem::take(&mut state.orphans) {
-                state.wants.remove(&orphan);
+            // While others carry, a run of theirs may come back unfinished, and then the wish still counts.
+            if state.couriers == 0 {
+                for orphan in std::mem::take(&mut state.orphans) {
+                    state.wants.remove(&orphan);
+                }
             }
         }
         run
@@ -264,8 +333,7 @@ impl Fill {
         let hit: Vec<u64> =
             state.wants.iter().filter(|(_, w)| w.start < span.end && span.start < w.end).map(|(id, _)| *id).collect();
         for reader in hit {
-            state.wants.remove(&reader);
-            state.failed.insert(reader, error.clone());
+            state.fail(reader, &error);
         }
         drop(state);
         self.landed.notify_waiters();
@@ -275,8 +343,10 @@ impl Fill {
     pub(super) fn courier_died(&self) {
         let mut state = self.state();
         state.couriers -= 1;
-        for reader in std::mem::take(&mut state.wants).into_keys() {
-            state.failed.insert(reader, MirrorError::Store("a fill ended unexpectedly; see the log".into()));
+        let error = MirrorError::Store("a fill ended unexpectedly".into());
+        let all: Vec<u64> = state.wants.keys().copied().collect();
+        for reader in all {
+            state.fail(reader, &error);
         }
         drop(state);
         self.landed.notify_waiters();
@@ -311,26 +381,67 @@ impl Fill {
         }
     }
 
+    /// Brings the hash up to what an earlier process left, beside the fetching: or the last bytes would wait for it.
+    fn catch_up(self: &Arc<Self>) {
+        let starts = self.object.is_present(0) && !self.object.is_verified();
+        if !starts || std::mem::replace(&mut self.state().catching_up, true) {
+            return;
+        }
+        let fill = self.clone();
+        tokio::task::spawn_blocking(move || {
+            loop {
+                let mut prefix = fill.prefix.lock().unwrap_or_else(|e| e.into_inner());
+                let before = prefix.next_block;
+                fill.hash_blocks(&mut prefix, HASH_STEP_BLOCKS);
+                if prefix.next_block == before {
+                    break;
+                }
+            }
+            fill.state().catching_up = false;
+        });
+    }
+
     /// Proves the complete object against its name, in the background; readers hold its last bytes back until then.
-    fn verify(self: &Arc<Self>) {
+    pub(super) fn verify(self: &Arc<Self>) {
         {
             let mut state = self.state();
             if state.verifying || state.broken.is_some() {
                 return;
             }
             state.verifying = true;
+            state.unjudged = None;
         }
         let fill = self.clone();
         tokio::task::spawn_blocking(move || {
-            let outcome = fill.judge();
-            let mut state = fill.state();
-            state.verifying = false;
-            if let Err(error) = outcome {
-                state.broken = Some(error);
+            // A block that rotted may be fetched again while we judge, and completes the object anew: that asks for a new verdict,
+            // which nobody else would start, for we are still marked as verifying.
+            let outcome = loop {
+                let outcome = fill.judge();
+                let mut state = fill.state();
+                if outcome.is_err() || fill.object.is_verified() || !fill.object.is_complete() {
+                    state.verifying = false;
+                    break outcome;
+                }
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(error @ MirrorError::Mismatch { .. }) => fill.state().broken = Some(error),
+                Err(error) => {
+                    log::warn!("cannot verify object={} error={error:?}", fill.object.oid());
+                    fill.state().unjudged = Some(error);
+                }
             }
-            drop(state);
             fill.landed.notify_waiters();
         });
+    }
+
+    /// Whether the whole is proven, or cannot be at the moment (`Err`).
+    pub(super) fn verdict(&self) -> Result<bool, MirrorError> {
+        let state = self.state();
+        if let Some(error) = state.broken.as_ref().or(state.unjudged.as_ref()) {
+            return Err(error.clone());
+        }
+        Ok(self.object.is_verified())
     }
 
     fn judge(&self) -> Result<(), MirrorError> {
@@ -341,31 +452,63 @@ impl Fill {
         drop(prefix);
         let store_failed = |e: StoreError| MirrorError::Store(e.to_string());
         if right {
-            self.object.set_verified(true).map_err(store_failed)?;
-            metrics().objects_verified.inc();
+            match self.object.set_verified(true) {
+                // A block was found rotten since it was hashed.
+                Err(StoreError::Misuse { .. }) => {
+                    self.hash_anew();
+                    return Ok(());
+                }
+                outcome => outcome.map_err(store_failed)?,
+            }
+            self.proven();
             return Ok(());
         }
         // The running hash may have been spoilt by a block that rotted; the whole is read once more, block by block.
         match self.object.verify_whole(&mut |_| {}).map_err(store_failed)? {
             Verdict::Verified => {
-                metrics().objects_verified.inc();
+                self.proven();
                 Ok(())
             }
             Verdict::Incomplete { absent } => {
                 // Rot, already made absent: those blocks are fetched again by whoever wants them, and then judged again.
                 metrics().blocks_broken.inc_by(absent);
-                let mut prefix = self.prefix.lock().unwrap_or_else(|e| e.into_inner());
-                *prefix = Prefix { hasher: Some(ObjectHasher::new(self.object.oid(), self.object.size())), next_block: 0 };
+                self.hash_anew();
                 Ok(())
             }
             Verdict::Mismatch { found } => {
                 metrics().objects_broken.inc();
                 let reason = format!("the content's hash is {found}");
                 log::warn!("set aside object={} reason={reason:?}", self.object.oid());
+                self.mismatched.entry(*self.object.oid()).and_upsert_with(|count| count.map_or(1, |c| c.into_value() + 1));
                 self.store.quarantine_object(&self.object, &reason).map_err(store_failed)?;
                 Err(MirrorError::Mismatch { oid: *self.object.oid(), found })
             }
         }
+    }
+
+    /// Holds every verdict up until something is sent; the first value resolves once it does.
+    #[cfg(test)]
+    pub(super) fn hold_verdicts(self: &Arc<Self>) -> (tokio::sync::oneshot::Receiver<()>, std::sync::mpsc::Sender<()>) {
+        let (held, is_held) = tokio::sync::oneshot::channel();
+        let (release, released) = std::sync::mpsc::channel();
+        let fill = self.clone();
+        std::thread::spawn(move || {
+            let mut prefix = fill.prefix.lock().unwrap();
+            *prefix = Prefix { hasher: Some(ObjectHasher::new(fill.object.oid(), fill.object.size())), next_block: 0 };
+            held.send(()).unwrap();
+            released.recv().unwrap();
+        });
+        (is_held, release)
+    }
+
+    fn proven(&self) {
+        metrics().objects_verified.inc();
+        self.mismatched.invalidate(self.object.oid());
+    }
+
+    fn hash_anew(&self) {
+        let mut prefix = self.prefix.lock().unwrap_or_else(|e| e.into_inner());
+        *prefix = Prefix { hasher: Some(ObjectHasher::new(self.object.oid(), self.object.size())), next_block: 0 };
     }
 
     /// Whether the fill is over because its object is broken.

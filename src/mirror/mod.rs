@@ -20,21 +20,30 @@ pub use reader::Reader;
 use crate::access::Access;
 use crate::config::Config;
 use crate::hub::{ApiTarget, Oid};
-use crate::source::{Origin, Token};
+use crate::source::{Origin, SourceError, Token};
 use crate::store::Store;
 use catalog::Catalog;
-use fill::{Fill, Limits};
+use fill::{Fill, Limits, Turns};
 use sources::{Place, Sources};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// Objects used lately stay open, with their marks of what was checked.
 const WARM_OBJECTS_MAX: u64 = 1024;
 const WARM_FOR: Duration = Duration::from_secs(600);
 /// Links remembered as made; more are only looked at again.
 const LINKED_MAX: u64 = 100_000;
+/// How long upstream may take where something kept would do: several such questions of one request stay below the 10 s
+/// after which clients give up.
+pub(crate) const KEPT_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a client waits for a file to be opened; one that others wrote is hashed first.
+const OPEN_PATIENCE: Duration = Duration::from_secs(8);
+/// What takes longer than parsing so much JSON leaves the event loop.
+const INLINE_LEN_MAX: usize = 256 << 10;
+/// So many times upstream may give other bytes than it promised, within so long, before the object is refused.
+const MISMATCHES_MAX: u32 = 3;
+const MISMATCHED_FOR: Duration = Duration::from_secs(300);
 /// The map of live fills is swept of dead ones when it has grown by this many.
 const SWEEP_AT: usize = 4096;
 
@@ -49,7 +58,9 @@ pub struct Mirror {
     limits: Arc<Limits>,
     /// Exactly one fill per live object, or two would fetch the same block.
     fills: Mutex<HashMap<Oid, Weak<Fill>>>,
-    warm: moka::sync::Cache<Oid, Arc<Fill>>,
+    warm: moka::future::Cache<Oid, Arc<Fill>>,
+    /// How often objects proved not to be what upstream said. Fetching them over and over would only move bytes.
+    mismatched: moka::sync::Cache<Oid, u32>,
     /// Files whose link is known to stand.
     linked: moka::sync::Cache<FileInfo, ()>,
 }
@@ -60,7 +71,7 @@ impl Mirror {
         let origin = Origin::new(&config.upstream).expect("Config accepts only URLs as upstream.url");
         let origin = Arc::new(origin);
         let limits = Limits {
-            connections: Arc::new(Semaphore::new(config.fetch.connections as usize)),
+            turns: Turns::new(config.fetch.connections as usize),
             connections_per_object: config.fetch.connections_per_object as usize,
             run_size: config.fetch.run_size,
             attempts: config.upstream.attempts,
@@ -75,17 +86,22 @@ impl Mirror {
             origin,
             limits: Arc::new(limits),
             fills: Mutex::default(),
-            warm: moka::sync::Cache::builder().max_capacity(WARM_OBJECTS_MAX).time_to_idle(WARM_FOR).build(),
+            warm: moka::future::Cache::builder().max_capacity(WARM_OBJECTS_MAX).time_to_idle(WARM_FOR).build(),
+            mismatched: moka::sync::Cache::builder().max_capacity(LINKED_MAX).time_to_live(MISMATCHED_FOR).build(),
             linked: moka::sync::Cache::new(LINKED_MAX),
         })
     }
 
     /// Opens a file's bytes. `token` is one that upstream lets read the file; it may be used for fetching.
     pub async fn read(self: &Arc<Self>, file: &FileInfo, token: Option<&Token>) -> Result<Reader, MirrorError> {
-        let fill = match self.live(&file.oid) {
+        let fill = match self.live(file).await {
             Some(fill) => fill,
             None => self.open(file).await?,
         };
+        if fill.object.size() != file.size {
+            let cause = format!("{} has {} bytes, {} are announced", file.oid, fill.object.size(), file.size);
+            return Err(SourceError::Broken { host: self.origin.base(), cause }.into());
+        }
         if !self.config.upstream.offline {
             let target = ApiTarget::resolve(&file.repo, &file.commit.into(), &file.path).upstream_path_and_query();
             fill.sources.add(Place { target, token: token.cloned() });
@@ -108,37 +124,76 @@ impl Mirror {
         });
     }
 
-    fn live(&self, oid: &Oid) -> Option<Arc<Fill>> {
-        if let Some(fill) = self.warm.get(oid) {
-            if !fill.is_broken() {
-                return Some(fill);
-            }
-            self.warm.invalidate(oid);
+    /// The fill of the object, if it is open and counts.
+    async fn live(&self, file: &FileInfo) -> Option<Arc<Fill>> {
+        let fill = self.warm.get(&file.oid).await?;
+        // Readers of a broken one were told; who comes now gets a new try. One of a size that was never proven is the store's to
+        // decide about.
+        if fill.is_broken() || (fill.object.size() != file.size && !fill.object.is_verified()) {
+            self.warm.invalidate(&file.oid).await;
+            return None;
         }
-        let fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
-        fills.get(oid)?.upgrade().filter(|fill| !fill.is_broken())
+        Some(fill)
     }
 
+    /// Opens the object, once for all who want it. A client that leaves does not end it, so that opening what takes long
+    /// (hashing a file of another program's) is done when it comes back.
     async fn open(self: &Arc<Self>, file: &FileInfo) -> Result<Arc<Fill>, MirrorError> {
         let (mirror, file) = (self.clone(), file.clone());
-        let opened = tokio::task::spawn_blocking(move || mirror.open_blocking(&file));
-        opened.await.map_err(|e| MirrorError::Store(e.to_string()))?
+        let oid = file.oid;
+        if self.mismatched.get(&oid).unwrap_or(0) >= MISMATCHES_MAX {
+            return Err(MirrorError::Mismatch { oid, found: "something else, time after time".into() });
+        }
+        let opened = tokio::spawn(async move {
+            let opener = mirror.clone();
+            let open = async move { blocking(move || opener.open_blocking(&file)).await };
+            mirror.warm.try_get_with(oid, open).await.map_err(|error| (*error).clone())
+        });
+        match tokio::time::timeout(OPEN_PATIENCE, opened).await {
+            Ok(opened) => opened.map_err(|e| MirrorError::Store(e.to_string()))?,
+            Err(_) => Err(MirrorError::Unverified { oid }),
+        }
     }
 
     fn open_blocking(&self, file: &FileInfo) -> Result<Arc<Fill>, MirrorError> {
         let object = self.store.object(&file.oid, file.size).map_err(|e| MirrorError::Store(e.to_string()))?;
         let mut fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
-        // Somebody else may have opened it meanwhile; the first one stays.
-        if let Some(fill) = fills.get(&file.oid).and_then(Weak::upgrade).filter(|fill| !fill.is_broken()) {
+        // Somebody else may have opened it meanwhile; the first one stays, unless the store has begun anew since.
+        let known = fills.get(&file.oid).and_then(Weak::upgrade);
+        if let Some(fill) = known.filter(|fill| !fill.is_broken() && Arc::ptr_eq(&fill.object, &object)) {
             return Ok(fill);
         }
         let sources = Sources::new(self.origin.clone(), file.oid);
-        let fill = Fill::new(object, self.store.clone(), sources, self.limits.clone());
+        let mismatched = self.mismatched.clone();
+        let fill = Fill::new(object, self.store.clone(), sources, self.limits.clone(), mismatched);
         if fills.len() >= SWEEP_AT {
             fills.retain(|_, fill| fill.strong_count() > 0);
         }
         fills.insert(file.oid, Arc::downgrade(&fill));
-        self.warm.insert(file.oid, fill.clone());
         Ok(fill)
     }
+
+    /// Asks upstream, but not for longer than makes sense where something kept would do.
+    async fn patiently<T, E: From<SourceError>>(&self, question: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        match tokio::time::timeout(KEPT_PATIENCE, question).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let cause = format!("no answer within {} s", KEPT_PATIENCE.as_secs());
+                Err(SourceError::Timeout { host: self.origin.base(), cause }.into())
+            }
+        }
+    }
+}
+
+/// Runs what may wait for the disk, where that holds nobody up.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, MirrorError> + Send + 'static) -> Result<T, MirrorError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| MirrorError::Store(e.to_string()))?
+}
+
+/// Runs work on `len` bytes: here when they are few, else where it holds nobody up.
+async fn on_worker<T: Send + 'static>(len: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, MirrorError> {
+    if len <= INLINE_LEN_MAX {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|e| MirrorError::Store(e.to_string()))
 }

@@ -3,16 +3,24 @@
 use super::error::MirrorError;
 use super::fill::{Fill, Found};
 use crate::metrics::metrics;
+use crate::source::SourceError;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// One chunk handed to a client. Measured best from 256 KiB to 1 MiB.
 const CHUNK_LEN_MAX: u64 = 1 << 20;
-/// How long the last bytes wait for the verdict on the whole; clients give up after 10 s without a byte.
-const VERDICT_WAIT_MAX: Duration = Duration::from_secs(8);
+/// Clients give up when no byte came for 10 s, and take a head for a sign of life; so a head never waits longer than this.
+const HEAD_WAIT_MAX: Duration = Duration::from_secs(7);
+/// While the whole is being verified, its last bytes trickle out, this far apart, so that the client stays.
+const TRICKLE_EVERY: Duration = Duration::from_secs(4);
+const TRICKLE_LEN_MAX: u64 = 4 << 10;
+/// A trickle is this part of what is left, so that something is always left: the last byte waits for the verdict.
+const TRICKLE_PART: u64 = 64;
+/// Hashing takes about a second per GiB; a disk that needs longer than this for an object is out of order.
+const VERDICT_WAIT_MAX: Duration = Duration::from_secs(900);
 
 /// A position in an object. Dropping it leaves running flights to others.
 pub struct Reader {
@@ -22,12 +30,14 @@ pub struct Reader {
     ticket: Option<u64>,
     /// What [`Reader::prepare`] read ahead.
     ready: Option<Bytes>,
+    /// When it began to wait for the verdict on the whole.
+    awaits_verdict_since: Option<Instant>,
 }
 
 impl Reader {
     pub(super) fn new(fill: Arc<Fill>) -> Reader {
         let span = 0..fill.object.size();
-        Reader { fill, span, ticket: None, ready: None }
+        Reader { fill, span, ticket: None, ready: None, awaits_verdict_since: None }
     }
 
     /// The length of the whole object.
@@ -35,9 +45,8 @@ impl Reader {
         self.fill.object.size()
     }
 
-    /// Reads `span` from now on, which lies within the object.
+    /// Reads `span` from now on; [`Reader::next`] fails if it does not lie within the object.
     pub fn seek(&mut self, span: Range<u64>) {
-        let span = span.start.min(self.size())..span.end.min(self.size());
         if self.ready.is_some() && span == self.span {
             return;
         }
@@ -46,11 +55,17 @@ impl Reader {
         self.span = span;
     }
 
-    /// Waits until the first bytes of `span` are there, so that an error can still be told as a status.
+    /// Waits until the first bytes of `span` are there, so that an error can still be told as a status. Not for ever: a head
+    /// that comes late loses the client, so after some seconds the bytes are left to [`Reader::next`].
     pub async fn prepare(&mut self, span: Range<u64>) -> Result<(), MirrorError> {
         self.seek(span);
         if self.ready.is_none() {
-            self.ready = self.read().await?;
+            match timeout(HEAD_WAIT_MAX, self.read()).await {
+                Ok(outcome) => self.ready = outcome?,
+                // Of an empty object the head is all there is.
+                Err(_) if self.span.is_empty() => return Err(MirrorError::Unverified { oid: *self.fill.object.oid() }),
+                Err(_) => {}
+            }
         }
         Ok(())
     }
@@ -72,12 +87,19 @@ impl Reader {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, MirrorError> {
+        let fill = self.fill.clone();
+        let object = &fill.object;
+        if self.span.end > object.size() {
+            // The size that was announced is not the object's: what a client would get is not what it was promised.
+            let cause = format!("{} has {} bytes, {} were announced", object.oid(), object.size(), self.span.end);
+            return Err(SourceError::Broken { host: "upstream".into(), cause }.into());
+        }
         if self.span.is_empty() {
+            // No byte can be held back of an empty object, so not even its end is told before the verdict.
+            while object.size() == 0 && !self.verdict_within(VERDICT_WAIT_MAX).await? {}
             return Ok(None);
         }
         let position = self.span.start;
-        let fill = self.fill.clone();
-        let object = &fill.object;
         let block = object.blocks().of_offset(position);
         let block_end = object.blocks().span(block).end;
         loop {
@@ -105,12 +127,13 @@ impl Reader {
                     continue;
                 }
             };
-            if end == object.size() {
-                self.wait_for_verdict().await?;
-                // The verdict may have made a rotten block absent.
-                if !object.is_present(block) && !matches!(fill.look(position, self.ticket)?, Found::Landed(_)) {
+            if end == object.size() && object.is_complete() && !self.verdict_within(TRICKLE_EVERY).await? {
+                let left = end - position;
+                let trickle = TRICKLE_LEN_MAX.min(left.div_ceil(TRICKLE_PART)).min(left - 1);
+                if trickle == 0 {
                     continue;
                 }
+                return object.read(position..position + trickle).map(Some).map_err(|e| MirrorError::Store(e.to_string()));
             }
             return object.read(position..end).map(Some).map_err(|e| MirrorError::Store(e.to_string()));
         }
@@ -143,24 +166,35 @@ impl Reader {
         Ok(usable)
     }
 
-    /// Holds the end of the object back until its hash is known to be right.
-    async fn wait_for_verdict(&self) -> Result<(), MirrorError> {
+    /// Waits for the verdict on the complete object; `false` when it is not there in time. An error when the object is not what
+    /// its name says, or was found to have rotted: what this reader passed on before may have been part of that.
+    async fn verdict_within(&mut self, patience: Duration) -> Result<bool, MirrorError> {
         let object = &self.fill.object;
-        let deadline = Instant::now() + VERDICT_WAIT_MAX;
+        let now = Instant::now();
+        let since = *self.awaits_verdict_since.get_or_insert(now);
+        if object.is_verified() {
+            return Ok(true);
+        }
+        if since == now {
+            // Usually under way; an earlier one may have failed at the disk.
+            self.fill.verify();
+        }
+        let deadline = (now + patience).min(since + VERDICT_WAIT_MAX);
         loop {
             let changed = self.fill.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            self.fill.look(object.size() - 1, None)?;
-            if object.is_verified() {
-                return Ok(());
+            if self.fill.verdict()? {
+                return Ok(true);
             }
             if !object.is_complete() {
-                // A range at the end of an object that is not whole yet: the whole has no verdict to wait for.
-                return Ok(());
+                return Err(MirrorError::Rotten { oid: *object.oid() });
             }
             if timeout_at(deadline, changed).await.is_err() {
-                return Err(MirrorError::Unverified { oid: *object.oid() });
+                return match since.elapsed() < VERDICT_WAIT_MAX {
+                    true => Ok(false),
+                    false => Err(MirrorError::Unverified { oid: *object.oid() }),
+                };
             }
         }
     }
@@ -175,5 +209,116 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::hub::{Commit, FilePath, Oid, RepoId, RepoKind};
+    use crate::mirror::{FileInfo, Mirror};
+    use crate::store::{ObjectHasher, Store, StoreOptions};
+    use std::time::Duration;
+
+    const SIZE: u64 = (1 << 20) + 1000;
+
+    /// A mirror that is offline and has every block of one object, without the verdict.
+    fn mirror_with_unjudged_object(dir: &std::path::Path, bytes: &[u8], oid: Oid) -> Arc<Mirror> {
+        let store = Store::open(dir, StoreOptions { block_size: 1 << 20 }).unwrap();
+        let object = store.object(&oid, bytes.len() as u64).unwrap();
+        for block in 0..object.blocks().count() {
+            let span = object.blocks().span(block);
+            let part = &bytes[span.start as usize..span.end as usize];
+            object.write(span.start, part).unwrap();
+            object.publish(block, crc32c::crc32c(part)).unwrap();
+        }
+        let mut config = Config::default();
+        config.upstream.offline = true;
+        Mirror::new(&config, Arc::new(store))
+    }
+
+    fn file(oid: Oid, size: u64) -> FileInfo {
+        FileInfo {
+            repo: RepoId::parse(RepoKind::Model, "a/b").unwrap(),
+            commit: Commit::parse(&"1".repeat(40)).unwrap(),
+            path: FilePath::parse("w.bin").unwrap(),
+            oid,
+            size,
+        }
+    }
+
+    fn oid_of(bytes: &[u8]) -> Oid {
+        let mut hasher = ObjectHasher::new(&Oid::parse(&"0".repeat(64)).unwrap(), bytes.len() as u64);
+        hasher.update(bytes);
+        Oid::parse(&hasher.matches().unwrap_err()).unwrap()
+    }
+
+    async fn rest(reader: &mut Reader) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(bytes) = reader.next().await.unwrap() {
+            all.extend_from_slice(&bytes);
+        }
+        all
+    }
+
+    /// A verdict that takes long must neither lose the client nor let the whole out.
+    #[tokio::test]
+    async fn the_end_trickles_until_the_verdict() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..SIZE).map(|at| (at % 253) as u8).collect();
+        let oid = oid_of(&bytes);
+        let mirror = mirror_with_unjudged_object(dir.path(), &bytes, oid);
+        let mut reader = mirror.read(&file(oid, SIZE), None).await.unwrap();
+        // The verdict of the opening is through, or waits for this lock; take it back.
+        let fill = reader.fill.clone();
+        while !fill.verdict().unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        fill.object.set_verified(false).unwrap();
+        let (locked, unlock) = fill.hold_verdicts();
+        locked.await.unwrap();
+
+        let mut got = Vec::new();
+        while (got.len() as u64) <= 1 << 20 {
+            let piece = reader.next().await.unwrap().unwrap();
+            got.extend_from_slice(&piece);
+        }
+        // One trickle came, of the last block's 1000 bytes.
+        assert_eq!(got.len() as u64, (1 << 20) + 1000_u64.div_ceil(TRICKLE_PART));
+        unlock.send(()).unwrap();
+        got.extend(rest(&mut reader).await);
+        assert!(got == bytes);
+        assert!(fill.object.is_verified());
+    }
+
+    #[tokio::test]
+    async fn a_span_beyond_the_object_is_an_error_not_a_short_body() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = vec![7; 5000];
+        let oid = oid_of(&bytes);
+        let mirror = mirror_with_unjudged_object(dir.path(), &bytes, oid);
+        let mut reader = mirror.read(&file(oid, 5000), None).await.unwrap();
+        reader.seek(4000..5001);
+        assert!(matches!(reader.next().await, Err(MirrorError::Source(SourceError::Broken { .. }))));
+        // Once proven, its size is beyond doubt.
+        reader.seek(0..5000);
+        assert!(rest(&mut reader).await == bytes);
+        assert!(matches!(mirror.read(&file(oid, 4999), None).await, Err(MirrorError::Source(SourceError::Broken { .. }))));
+    }
+
+    #[tokio::test]
+    async fn an_empty_object_that_should_not_be_empty_has_no_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let oid = oid_of(b"not empty");
+        let mirror = mirror_with_unjudged_object(dir.path(), b"", oid);
+        let mut reader = mirror.read(&file(oid, 0), None).await.unwrap();
+        assert!(matches!(reader.next().await, Err(MirrorError::Mismatch { .. })));
+
+        let dir = tempfile::tempdir().unwrap();
+        let oid = oid_of(b"");
+        let mirror = mirror_with_unjudged_object(dir.path(), b"", oid);
+        let mut reader = mirror.read(&file(oid, 0), None).await.unwrap();
+        assert!(reader.next().await.unwrap().is_none());
     }
 }

@@ -66,14 +66,8 @@ impl Place {
 
     /// Moves `from` to the quarantine, with its reason beside it. Returns false when there is nothing to move.
     pub(super) fn set_aside(&self, from: &Path, name: &str, reason: &str) -> Result<bool, StoreError> {
-        let mut ms = unix_ms(SystemTime::now());
-        let to = loop {
-            let to = self.root.join("quarantine").join(format!("{}.{ms}.blob", file_name(name)));
-            if !to.exists() {
-                break to;
-            }
-            ms += 1;
-        };
+        // One copy of a name, the latest: an upstream that lies again and again must not fill the disk.
+        let to = self.root.join("quarantine").join(format!("{}.blob", file_name(name)));
         match fs::rename(from, &to) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
