@@ -355,7 +355,7 @@ async fn an_unjudged_object_is_judged_before_it_ends() {
         &dingospeed::hub::Oid::parse(&s.oid).expect("an oid"),
     );
     let header = match opened.expect("a block file") {
-        dingospeed::store::block_file::Opened::Ours(file) => file.header().clone(),
+        dingospeed::store::block_file::Opened::Ours(file) => *file.header(),
         _ => panic!("not ours"),
     };
     let flags = header.flags_offset() as usize;
