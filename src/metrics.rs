@@ -50,6 +50,9 @@ pub struct Metrics {
     /// Kept blocks whose checksum did not match when they were read; each is fetched again, and then counts in
     /// `blocks_filled` once more.
     pub blocks_broken: IntCounter,
+    pub disk_errors: IntCounter,
+    /// Readers for which nothing is kept, since the disk is full or broken.
+    pub served_through: IntCounter,
     /// Requests running now. The end of the server waits for zero.
     pub clients: IntGauge,
     /// Bytes that the repos directory takes on disk; walked seldom, so up to ten minutes old.
@@ -115,6 +118,8 @@ impl Metrics {
             objects_verified: counter("objects_verified_total", "Whole objects with the promised hash."),
             objects_broken: counter("objects_broken_total", "Whole objects with another hash, set aside."),
             blocks_broken: counter("blocks_broken_total", "Kept blocks with a wrong checksum."),
+            disk_errors: counter("disk_errors_total", "Times that the disk did not take or give what it should."),
+            served_through: counter("served_through_total", "Reads that went past the disk."),
             clients: gauge("clients", "Requests running now."),
             disk_used_bytes: gauge("disk_used_bytes", "Bytes that the repos directory takes on disk."),
             disk_free_bytes: gauge("disk_free_bytes", "Bytes free on the file system of the repos directory."),

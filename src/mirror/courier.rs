@@ -108,7 +108,7 @@ async fn carry(fill: &Arc<Fill>, run: &Run, turn: Turn) -> Result<(), MirrorErro
 
 impl MirrorError {
     /// How long to wait before another try; `None` when another try is useless.
-    fn retry_wait(&self, fruitless: u64) -> Option<Duration> {
+    pub(super) fn retry_wait(&self, fruitless: u64) -> Option<Duration> {
         let MirrorError::Source(error) = self else { return None };
         if !error.is_passing() {
             return None;
@@ -179,7 +179,7 @@ async fn settle(
     let keeper = fill.clone();
     // Writing may wait for the disk, so it is done off the event loop.
     let written = tokio::task::spawn_blocking(move || write(&keeper, offset, crc, piece));
-    let (buffer, offset, crc, finished) = written.await.map_err(|e| MirrorError::Store(e.to_string()))??;
+    let (buffer, offset, crc, finished) = written.await??;
     progress.offset = offset;
     progress.crc = crc;
     fill.land(run, offset);
@@ -195,19 +195,18 @@ async fn settle(
 /// Returns the emptied buffer, the new offset and checksum, and whether a block was finished.
 fn write(fill: &Arc<Fill>, mut offset: u64, mut crc: u32, mut piece: Vec<u8>) -> Result<(Vec<u8>, u64, u32, bool), MirrorError> {
     let object = &fill.object;
-    let failed = |e: crate::store::StoreError| MirrorError::Store(e.to_string());
     let mut finished = false;
     let mut rest: &[u8] = &piece;
     while !rest.is_empty() {
         let block = object.blocks().of_offset(offset);
         let block_end = object.blocks().span(block).end;
         let (part, after) = rest.split_at(rest.len().min((block_end - offset) as usize));
-        object.write(offset, part).map_err(failed)?;
+        object.write(offset, part)?;
         crc = crc32c::crc32c_append(crc, part);
         offset += part.len() as u64;
         rest = after;
         if offset == block_end {
-            object.publish(block, crc).map_err(failed)?;
+            object.publish(block, crc)?;
             metrics().blocks_filled.inc();
             crc = 0;
             finished = true;

@@ -2,15 +2,19 @@
 
 use crate::hub::{HubError, Oid};
 use crate::source::SourceError;
+use crate::store::StoreError;
 
 /// Cloned to every reader that waits for the same bytes.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum MirrorError {
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The disk failed; the text carries what and where, for the log alone.
+    /// The disk failed; what and where is for the log alone.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A task of ours ended in a way it never should.
     #[error("{0}")]
-    Store(String),
+    Internal(String),
     /// The bytes that upstream gave are not the ones it promised.
     #[error("the content of `{oid}` hashes to {found}: it was set aside; ask again to fetch it anew")]
     Mismatch { oid: Oid, found: String },
@@ -30,9 +34,9 @@ impl MirrorError {
     pub fn to_hub(&self) -> HubError {
         match self {
             MirrorError::Source(error) => error.to_hub(),
-            MirrorError::Store(text) => {
+            MirrorError::Store(_) | MirrorError::Internal(_) => {
                 // Paths of the mirror's host are nothing to strangers.
-                log::error!("{text}");
+                log::error!("{self}");
                 HubError::internal("the mirror's disk failed; its log tells the administrator where")
             }
             MirrorError::Mismatch { .. } => HubError::upstream_broken(&self.to_string()),
@@ -40,6 +44,12 @@ impl MirrorError {
             MirrorError::Rotten { .. } => HubError::upstream_unavailable(&self.to_string(), 1),
             MirrorError::Offline => HubError::offline(),
         }
+    }
+}
+
+impl From<tokio::task::JoinError> for MirrorError {
+    fn from(error: tokio::task::JoinError) -> MirrorError {
+        MirrorError::Internal(error.to_string())
     }
 }
 

@@ -14,6 +14,7 @@ use crate::store::{Object, ObjectHasher, Store, StoreError, Verdict};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// How many blocks one published block may drag through the hasher behind it: enough to catch up with what an earlier
@@ -23,10 +24,42 @@ const HASH_STEP_BLOCKS: u64 = 8;
 /// Bounds of all fills together.
 pub(super) struct Limits {
     pub(super) turns: Turns,
+    /// For readers that are served past the disk, and hold theirs as long as their client takes.
+    pub(super) turns_through: Turns,
+    pub(super) disk: Disk,
     pub(super) connections_per_object: usize,
     pub(super) run_size: u64,
     pub(super) attempts: u64,
     pub(super) when_client_leaves: WhenClientLeaves,
+}
+
+/// Whether the disk took what it was given lately.
+#[derive(Default)]
+pub(super) struct Disk {
+    failed: Mutex<Option<(Instant, StoreError)>>,
+}
+
+/// After so long a full disk is tried again, and a broken one complained about again.
+const DISK_RETRY_AFTER: Duration = Duration::from_secs(10);
+
+impl Disk {
+    /// Takes note of a failure.
+    pub(super) fn failed(&self, error: &StoreError) {
+        metrics().disk_errors.inc();
+        let mut failed = self.failed.lock().unwrap_or_else(|e| e.into_inner());
+        // Or a full disk would be filled with its own complaints.
+        if failed.as_ref().is_none_or(|(at, _)| at.elapsed() >= DISK_RETRY_AFTER) {
+            log::warn!("clients are served past the disk while it fails: {error}");
+            *failed = Some((Instant::now(), error.clone()));
+        }
+    }
+
+    /// The error to expect when the disk was full a moment ago. Other failures concern single files.
+    pub(super) fn full(&self) -> Option<StoreError> {
+        let failed = self.failed.lock().unwrap_or_else(|e| e.into_inner());
+        let (at, error) = failed.as_ref()?;
+        (at.elapsed() < DISK_RETRY_AFTER && matches!(error, StoreError::Full { .. })).then(|| error.clone())
+    }
 }
 
 /// Turns at upstream, one per connection. An object's only courier waits for one, first come first served; further
@@ -64,7 +97,7 @@ impl Turns {
 pub(super) struct Fill {
     pub(super) object: Arc<Object>,
     pub(super) limits: Arc<Limits>,
-    pub(super) sources: Sources,
+    pub(super) sources: Arc<Sources>,
     store: Arc<Store>,
     /// Counts the objects that proved broken, over all fills.
     mismatched: moka::sync::Cache<Oid, u32>,
@@ -131,7 +164,7 @@ impl Fill {
     pub(super) fn new(
         object: Arc<Object>,
         store: Arc<Store>,
-        sources: Sources,
+        sources: Arc<Sources>,
         limits: Arc<Limits>,
         mismatched: moka::sync::Cache<Oid, u32>,
     ) -> Arc<Fill> {
@@ -343,7 +376,7 @@ impl Fill {
     pub(super) fn courier_died(&self) {
         let mut state = self.state();
         state.couriers -= 1;
-        let error = MirrorError::Store("a fill ended unexpectedly".into());
+        let error = MirrorError::Internal("a fill ended unexpectedly".into());
         let all: Vec<u64> = state.wants.keys().copied().collect();
         for reader in all {
             state.fail(reader, &error);
@@ -450,7 +483,6 @@ impl Fill {
         let all_hashed = prefix.next_block == self.object.blocks().count();
         let right = all_hashed && prefix.hasher.take().is_some_and(|hasher| hasher.matches().is_ok());
         drop(prefix);
-        let store_failed = |e: StoreError| MirrorError::Store(e.to_string());
         if right {
             match self.object.set_verified(true) {
                 // A block was found rotten since it was hashed.
@@ -458,13 +490,13 @@ impl Fill {
                     self.hash_anew();
                     return Ok(());
                 }
-                outcome => outcome.map_err(store_failed)?,
+                outcome => outcome?,
             }
             self.proven();
             return Ok(());
         }
         // The running hash may have been spoilt by a block that rotted; the whole is read once more, block by block.
-        match self.object.verify_whole(&mut |_| {}).map_err(store_failed)? {
+        match self.object.verify_whole(&mut |_| {})? {
             Verdict::Verified => {
                 self.proven();
                 Ok(())
@@ -480,7 +512,7 @@ impl Fill {
                 let reason = format!("the content's hash is {found}");
                 log::warn!("set aside object={} reason={reason:?}", self.object.oid());
                 self.mismatched.entry(*self.object.oid()).and_upsert_with(|count| count.map_or(1, |c| c.into_value() + 1));
-                self.store.quarantine_object(&self.object, &reason).map_err(store_failed)?;
+                self.store.quarantine_object(&self.object, &reason)?;
                 Err(MirrorError::Mismatch { oid: *self.object.oid(), found })
             }
         }

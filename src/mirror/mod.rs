@@ -10,6 +10,7 @@ mod error;
 mod fill;
 mod reader;
 mod sources;
+mod through;
 
 pub use answers::{Answer, Question};
 pub use catalog::FileInfo;
@@ -19,15 +20,16 @@ pub use reader::Reader;
 
 use crate::access::Access;
 use crate::config::Config;
-use crate::hub::{ApiTarget, Oid};
+use crate::hub::Oid;
 use crate::source::{Origin, SourceError, Token};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use catalog::Catalog;
-use fill::{Fill, Limits, Turns};
+use fill::{Disk, Fill, Limits, Turns};
 use sources::{Place, Sources};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
+use through::Through;
 
 /// Objects used lately stay open, with their marks of what was checked.
 const WARM_OBJECTS_MAX: u64 = 1024;
@@ -72,6 +74,8 @@ impl Mirror {
         let origin = Arc::new(origin);
         let limits = Limits {
             turns: Turns::new(config.fetch.connections as usize),
+            turns_through: Turns::new(config.fetch.connections as usize),
+            disk: Disk::default(),
             connections_per_object: config.fetch.connections_per_object as usize,
             run_size: config.fetch.run_size,
             attempts: config.upstream.attempts,
@@ -94,20 +98,38 @@ impl Mirror {
 
     /// Opens a file's bytes. `token` is one that upstream lets read the file; it may be used for fetching.
     pub async fn read(self: &Arc<Self>, file: &FileInfo, token: Option<&Token>) -> Result<Reader, MirrorError> {
-        let fill = match self.live(file).await {
-            Some(fill) => fill,
-            None => self.open(file).await?,
+        let opened = match self.live(file).await {
+            Some(fill) => Ok(fill),
+            None => self.open(file).await,
+        };
+        let fill = match opened {
+            Ok(fill) => fill,
+            Err(MirrorError::Store(error)) => return self.read_through(file, token, error),
+            Err(error) => return Err(error),
         };
         if fill.object.size() != file.size {
             let cause = format!("{} has {} bytes, {} are announced", file.oid, fill.object.size(), file.size);
             return Err(SourceError::Broken { host: self.origin.base(), cause }.into());
         }
         if !self.config.upstream.offline {
-            let target = ApiTarget::resolve(&file.repo, &file.commit.into(), &file.path).upstream_path_and_query();
-            fill.sources.add(Place { target, token: token.cloned() });
+            fill.sources.add(Place::of(file, token));
         }
         self.link(file);
         Ok(Reader::new(fill))
+    }
+
+    /// Reads past the disk, which cannot hold the object.
+    fn read_through(&self, file: &FileInfo, token: Option<&Token>, error: StoreError) -> Result<Reader, MirrorError> {
+        if let StoreError::SizeMismatch { .. } = error {
+            return Err(SourceError::Broken { host: self.origin.base(), cause: error.to_string() }.into());
+        }
+        self.limits.disk.failed(&error);
+        if self.config.upstream.offline {
+            return Err(error.into());
+        }
+        let sources = Sources::new(self.origin.clone(), file.oid);
+        sources.add(Place::of(file, token));
+        Ok(Reader::through(Through::new(file.oid, file.size, Arc::new(sources), self.limits.clone())))
     }
 
     /// Makes the link by which people find the file with `ls`, in the background: serving does not depend on it.
@@ -150,20 +172,20 @@ impl Mirror {
             mirror.warm.try_get_with(oid, open).await.map_err(|error| (*error).clone())
         });
         match tokio::time::timeout(OPEN_PATIENCE, opened).await {
-            Ok(opened) => opened.map_err(|e| MirrorError::Store(e.to_string()))?,
+            Ok(opened) => opened?,
             Err(_) => Err(MirrorError::Unverified { oid }),
         }
     }
 
     fn open_blocking(&self, file: &FileInfo) -> Result<Arc<Fill>, MirrorError> {
-        let object = self.store.object(&file.oid, file.size).map_err(|e| MirrorError::Store(e.to_string()))?;
+        let object = self.store.object(&file.oid, file.size)?;
         let mut fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
         // Somebody else may have opened it meanwhile; the first one stays, unless the store has begun anew since.
         let known = fills.get(&file.oid).and_then(Weak::upgrade);
         if let Some(fill) = known.filter(|fill| !fill.is_broken() && Arc::ptr_eq(&fill.object, &object)) {
             return Ok(fill);
         }
-        let sources = Sources::new(self.origin.clone(), file.oid);
+        let sources = Arc::new(Sources::new(self.origin.clone(), file.oid));
         let mismatched = self.mismatched.clone();
         let fill = Fill::new(object, self.store.clone(), sources, self.limits.clone(), mismatched);
         if fills.len() >= SWEEP_AT {
@@ -187,7 +209,7 @@ impl Mirror {
 
 /// Runs what may wait for the disk, where that holds nobody up.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, MirrorError> + Send + 'static) -> Result<T, MirrorError> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| MirrorError::Store(e.to_string()))?
+    tokio::task::spawn_blocking(work).await?
 }
 
 /// Runs work on `len` bytes: here when they are few, else where it holds nobody up.
@@ -195,5 +217,5 @@ async fn on_worker<T: Send + 'static>(len: usize, work: impl FnOnce() -> T + Sen
     if len <= INLINE_LEN_MAX {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work).await.map_err(|e| MirrorError::Store(e.to_string()))
+    Ok(tokio::task::spawn_blocking(work).await?)
 }

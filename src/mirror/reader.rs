@@ -2,6 +2,7 @@
 
 use super::error::MirrorError;
 use super::fill::{Fill, Found};
+use super::through::Through;
 use crate::metrics::metrics;
 use crate::source::SourceError;
 use bytes::Bytes;
@@ -24,12 +25,22 @@ const VERDICT_WAIT_MAX: Duration = Duration::from_secs(900);
 
 /// A position in an object. Dropping it leaves running flights to others.
 pub struct Reader {
-    fill: Arc<Fill>,
+    way: Way,
     span: Range<u64>,
-    /// The wish, once something was absent.
-    ticket: Option<u64>,
     /// What [`Reader::prepare`] read ahead.
     ready: Option<Bytes>,
+}
+
+enum Way {
+    Kept(Kept),
+    Through(Box<Through>),
+}
+
+/// Reads what is in the store, or will be.
+struct Kept {
+    fill: Arc<Fill>,
+    /// The wish, once something was absent.
+    ticket: Option<u64>,
     /// When it began to wait for the verdict on the whole.
     awaits_verdict_since: Option<Instant>,
 }
@@ -37,12 +48,20 @@ pub struct Reader {
 impl Reader {
     pub(super) fn new(fill: Arc<Fill>) -> Reader {
         let span = 0..fill.object.size();
-        Reader { fill, span, ticket: None, ready: None, awaits_verdict_since: None }
+        Reader { way: Way::Kept(Kept { fill, ticket: None, awaits_verdict_since: None }), span, ready: None }
+    }
+
+    pub(super) fn through(through: Through) -> Reader {
+        let span = 0..through.size();
+        Reader { way: Way::Through(Box::new(through)), span, ready: None }
     }
 
     /// The length of the whole object.
     pub fn size(&self) -> u64 {
-        self.fill.object.size()
+        match &self.way {
+            Way::Kept(kept) => kept.fill.object.size(),
+            Way::Through(through) => through.size(),
+        }
     }
 
     /// Reads `span` from now on; [`Reader::next`] fails if it does not lie within the object.
@@ -50,7 +69,9 @@ impl Reader {
         if self.ready.is_some() && span == self.span {
             return;
         }
-        self.leave();
+        if let Way::Kept(kept) = &mut self.way {
+            kept.leave();
+        }
         self.ready = None;
         self.span = span;
     }
@@ -63,7 +84,10 @@ impl Reader {
             match timeout(HEAD_WAIT_MAX, self.read()).await {
                 Ok(outcome) => self.ready = outcome?,
                 // Of an empty object the head is all there is.
-                Err(_) if self.span.is_empty() => return Err(MirrorError::Unverified { oid: *self.fill.object.oid() }),
+                Err(_) if self.span.is_empty() => {
+                    let cause = "the verdict on an empty object took too long".into();
+                    return Err(MirrorError::Internal(cause));
+                }
                 Err(_) => {}
             }
         }
@@ -79,27 +103,57 @@ impl Reader {
         };
         if let Some(bytes) = &bytes {
             self.span.start += bytes.len() as u64;
-            if let Some(ticket) = self.ticket {
-                self.fill.advance(ticket, self.span.start);
+            if let Way::Kept(kept) = &self.way {
+                kept.advance(self.span.start);
             }
         }
         Ok(bytes)
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, MirrorError> {
+        let kept = match &mut self.way {
+            Way::Kept(kept) => kept,
+            Way::Through(through) => return through.next(self.span.clone()).await,
+        };
+        let error = match kept.read(&self.span).await {
+            Err(MirrorError::Store(error)) => error,
+            outcome => return outcome,
+        };
+        // The disk is no reason to let a client down while upstream has the bytes.
+        let fill = kept.fill.clone();
+        fill.limits.disk.failed(&error);
+        if fill.sources.is_empty() || self.span.is_empty() {
+            return Err(error.into());
+        }
+        log::info!("serves past the disk object={} from={}", fill.object.oid(), self.span.start);
+        let mut through = Through::new(*fill.object.oid(), fill.object.size(), fill.sources.clone(), fill.limits.clone());
+        let outcome = through.next(self.span.clone()).await;
+        self.way = Way::Through(Box::new(through));
+        outcome
+    }
+}
+
+impl Kept {
+    fn advance(&self, position: u64) {
+        if let Some(ticket) = self.ticket {
+            self.fill.advance(ticket, position);
+        }
+    }
+
+    async fn read(&mut self, span: &Range<u64>) -> Result<Option<Bytes>, MirrorError> {
         let fill = self.fill.clone();
         let object = &fill.object;
-        if self.span.end > object.size() {
+        if span.end > object.size() {
             // The size that was announced is not the object's: what a client would get is not what it was promised.
-            let cause = format!("{} has {} bytes, {} were announced", object.oid(), object.size(), self.span.end);
+            let cause = format!("{} has {} bytes, {} were announced", object.oid(), object.size(), span.end);
             return Err(SourceError::Broken { host: "upstream".into(), cause }.into());
         }
-        if self.span.is_empty() {
+        if span.is_empty() {
             // No byte can be held back of an empty object, so not even its end is told before the verdict.
             while object.size() == 0 && !self.verdict_within(VERDICT_WAIT_MAX).await? {}
             return Ok(None);
         }
-        let position = self.span.start;
+        let position = span.start;
         let block = object.blocks().of_offset(position);
         let block_end = object.blocks().span(block).end;
         loop {
@@ -108,7 +162,7 @@ impl Reader {
             changed.as_mut().enable();
             let end = match fill.look(position, self.ticket)? {
                 Found::Block => {
-                    let end = block_end.min(self.span.end).min(position + CHUNK_LEN_MAX);
+                    let end = block_end.min(span.end).min(position + CHUNK_LEN_MAX);
                     if !self.make_usable(block, position..end).await? {
                         continue;
                     }
@@ -117,10 +171,13 @@ impl Reader {
                     }
                     end
                 }
-                Found::Landed(landed) => landed.min(self.span.end).min(position + CHUNK_LEN_MAX),
+                Found::Landed(landed) => landed.min(span.end).min(position + CHUNK_LEN_MAX),
                 Found::Nothing => {
                     if self.ticket.is_none() {
-                        self.ticket = Some(fill.want(self.span.clone()));
+                        if let Some(error) = fill.limits.disk.full() {
+                            return Err(error.into());
+                        }
+                        self.ticket = Some(fill.want(span.clone()));
                         continue;
                     }
                     changed.await;
@@ -133,9 +190,9 @@ impl Reader {
                 if trickle == 0 {
                     continue;
                 }
-                return object.read(position..position + trickle).map(Some).map_err(|e| MirrorError::Store(e.to_string()));
+                return Ok(Some(object.read(position..position + trickle)?));
             }
-            return object.read(position..end).map(Some).map_err(|e| MirrorError::Store(e.to_string()));
+            return Ok(Some(object.read(position..end)?));
         }
     }
 
@@ -155,8 +212,7 @@ impl Reader {
             }
             if keeper.is_checked(block) { Ok(true) } else { keeper.check(block) }
         });
-        let usable = outcome.await.map_err(|e| MirrorError::Store(e.to_string()))?;
-        let usable = usable.map_err(|e| MirrorError::Store(e.to_string()))?;
+        let usable = outcome.await??;
         if !usable {
             metrics().blocks_broken.inc();
             log::warn!("broken block object={} block={block}: it is fetched again", object.oid());
@@ -206,7 +262,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for Kept {
     fn drop(&mut self) {
         self.leave();
     }
@@ -271,7 +327,8 @@ mod tests {
         let mirror = mirror_with_unjudged_object(dir.path(), &bytes, oid);
         let mut reader = mirror.read(&file(oid, SIZE), None).await.unwrap();
         // The verdict of the opening is through, or waits for this lock; take it back.
-        let fill = reader.fill.clone();
+        let Way::Kept(Kept { fill, .. }) = &reader.way else { panic!("not from the store") };
+        let fill = fill.clone();
         while !fill.verdict().unwrap() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

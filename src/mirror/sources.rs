@@ -1,7 +1,8 @@
 //! Where one object's bytes may be asked for: the files that have it as their content.
 
+use super::FileInfo;
 use super::error::MirrorError;
-use crate::hub::Oid;
+use crate::hub::{ApiTarget, Oid};
 use crate::source::{Body, Origin, SourceError, Token, Url};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,13 @@ pub(super) struct Place {
     /// The resolve path at a commit.
     pub(super) target: String,
     pub(super) token: Option<Token>,
+}
+
+impl Place {
+    pub(super) fn of(file: &FileInfo, token: Option<&Token>) -> Place {
+        let target = ApiTarget::resolve(&file.repo, &file.commit.into(), &file.path).upstream_path_and_query();
+        Place { target, token: token.cloned() }
+    }
 }
 
 /// The places of one object, and the signed URL last found for it, shared by all its couriers.
@@ -47,6 +55,11 @@ impl Sources {
         places.retain(|known| *known != place);
         places.insert(0, place);
         places.truncate(PLACES_MAX);
+    }
+
+    /// Whether there is nowhere to ask.
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.lock().unwrap_or_else(|e| e.into_inner()).is_empty()
     }
 
     /// Opens the bytes of `span`; the body starts at the returned offset. A kept URL that is refused (signatures expire)

@@ -74,6 +74,7 @@ pub enum Ended {
 /// Blocks; needs the whole process, whose signals it takes. The start line goes to stderr once connections are accepted.
 pub fn run(config: &Config) -> Result<Ended, ServeError> {
     raise_file_limit();
+    survive_file_size_limit();
     let store = open_store(config)?;
     let socket = Socket::bind(&config.server.listen, "choose another with --listen ADDR:PORT (port 0 takes any free one)")?;
     let runtime = new_runtime(config)?;
@@ -173,6 +174,12 @@ fn announce(config: &Config, address: SocketAddr) {
         config.upstream.url,
         config.store.repos.display()
     );
+}
+
+/// Where files may not grow beyond a size (`ulimit -f`), writing fails like on a full disk, instead of ending the process.
+fn survive_file_size_limit() {
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Allows as many open files as the system lets us: each client is one, each fetch one, each object in use one.

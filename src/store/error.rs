@@ -58,7 +58,8 @@ impl StoreError {
     pub(super) fn io(action: &'static str, what: impl ToString, source: io::Error) -> StoreError {
         let what = what.to_string();
         match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => StoreError::Full { action, what, source: Arc::new(source) },
+            // EFBIG: a limit on the size of files (ulimit -f), which is room of a kind.
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => StoreError::Full { action, what, source: Arc::new(source) },
             Some(libc::ENAMETOOLONG) => StoreError::NameTooLong { what },
             _ if source.kind() == io::ErrorKind::NotFound => StoreError::NotFound { what },
             _ => StoreError::Io { action, what, source: Arc::new(source) },
