@@ -7,15 +7,22 @@ use crate::source::SourceError;
 use rand::RngExt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes are written, and readers woken, in pieces that grow to this.
 const PIECE_LEN_MAX: usize = 256 << 10;
 /// The first piece of a run is small, so that the first byte leaves early.
 const PIECE_LEN_MIN: usize = 16 << 10;
+/// A piece that does not become full is written after so long, or the clients of a slow upstream would see nothing.
+const PIECE_HELD_MAX: Duration = Duration::from_millis(500);
+/// A try that brought less was fruitless: an upstream that breaks off after every few bytes would be asked for ever.
+const PROGRESS_LEN_MIN: u64 = 64 << 10;
 /// Waits between fruitless tries start here and double.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A connection that brings less than this in so long is given up for another one.
+const SLOW_LEN: u64 = 16 << 10;
+const SLOW_FOR: Duration = Duration::from_secs(20);
 /// A server that ignores ranges is read from its start and what precedes the run thrown away; not beyond this.
 const SKIP_LEN_MAX: u64 = 64 << 20;
 
@@ -90,7 +97,7 @@ async fn carry(fill: &Arc<Fill>, run: &Run, turn: Turn) -> Result<(), MirrorErro
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        fruitless = if progress.offset > before { 0 } else { fruitless + 1 };
+        fruitless = if progress.offset - before >= PROGRESS_LEN_MIN { 0 } else { fruitless + 1 };
         let Some(wait) = error.retry_wait(fruitless) else { return Err(error) };
         if fruitless >= fill.limits.attempts {
             return Err(error);
@@ -131,12 +138,14 @@ async fn carry_once(fill: &Arc<Fill>, run: &Run, progress: &mut Progress, end: u
         return Err(SourceError::Broken { host: "upstream".into(), cause }.into());
     }
     let mut piece: Vec<u8> = Vec::with_capacity(PIECE_LEN_MAX);
+    let (mut since, mut brought, mut settled) = (Instant::now(), 0, Instant::now());
     loop {
         // What was received before a break is kept, so the error waits until the piece is written.
         let outcome = body.chunk().await;
         let ended = match &outcome {
             Ok(Some(chunk)) => {
                 metrics().received("block", chunk.len() as u64);
+                brought += chunk.len() as u64;
                 let skipped = skip.min(chunk.len() as u64);
                 skip -= skipped;
                 let room = end - progress.offset - piece.len() as u64;
@@ -146,9 +155,15 @@ async fn carry_once(fill: &Arc<Fill>, run: &Run, progress: &mut Progress, end: u
             }
             Ok(None) | Err(_) => true,
         };
-        if piece.len() >= progress.piece_len || (ended && !piece.is_empty()) {
+        if since.elapsed() > SLOW_FOR && brought >= SLOW_LEN {
+            (since, brought) = (Instant::now(), 0);
+        }
+        let slow = since.elapsed() > SLOW_FOR;
+        let due = piece.len() >= progress.piece_len || settled.elapsed() > PIECE_HELD_MAX || ended || slow;
+        if due && !piece.is_empty() {
             let (buffer, flow) = settle(fill, run, progress, piece).await?;
             piece = buffer;
+            settled = Instant::now();
             progress.piece_len = (progress.piece_len * 2).min(PIECE_LEN_MAX);
             if flow.is_break() {
                 return Ok(());
@@ -157,6 +172,10 @@ async fn carry_once(fill: &Arc<Fill>, run: &Run, progress: &mut Progress, end: u
         match outcome {
             Err(error) => return Err(error.into()),
             Ok(_) if progress.offset == end => break,
+            Ok(Some(_)) if slow => {
+                let cause = format!("{brought} bytes in {} s", since.elapsed().as_secs());
+                return Err(SourceError::Timeout { host: "upstream".into(), cause }.into());
+            }
             Ok(None) => {
                 let cause = format!("the body ended at byte {} instead of {end}", progress.offset);
                 return Err(SourceError::Broken { host: "upstream".into(), cause }.into());

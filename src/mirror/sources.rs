@@ -4,6 +4,7 @@ use super::FileInfo;
 use super::error::MirrorError;
 use crate::hub::{ApiTarget, Oid};
 use crate::source::{Body, Origin, SourceError, Token, Url};
+use http::{HeaderValue, header};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -36,10 +37,19 @@ pub(super) struct Sources {
     lookup: tokio::sync::Mutex<Lookup>,
 }
 
+/// A URL that upstream gave for the object.
+#[derive(Clone)]
+struct Found {
+    url: Url,
+    token: Option<Token>,
+    /// Of the first answer from there: another one means another content, or an upstream that is not one.
+    etag: Option<HeaderValue>,
+}
+
 /// How looking for a URL last ended.
 #[derive(Default)]
 struct Lookup {
-    found: Option<(Url, Option<Token>)>,
+    found: Option<Found>,
     /// For those who waited meanwhile: they need not fail one after the other.
     failed: Option<(Instant, MirrorError)>,
 }
@@ -66,12 +76,18 @@ impl Sources {
     /// is found anew at once; after any other failure by the next try.
     pub(super) async fn open(&self, span: Range<u64>, size: u64) -> Result<(Body, u64), MirrorError> {
         loop {
-            let (url, token, kept) = self.url(size).await?;
-            let error = match self.origin.open(&url, token.as_ref(), span.clone(), size).await {
-                Ok(opened) => return Ok(opened),
+            let (found, kept) = self.url(size).await?;
+            let error = match self.origin.open(&found.url, found.token.as_ref(), span.clone(), size).await {
+                Ok((body, starts_at)) => match self.is_same(&found, &body).await {
+                    true => return Ok((body, starts_at)),
+                    false => {
+                        let cause = "its ETag has changed between two answers".into();
+                        SourceError::Broken { host: found.url.authority(), cause }
+                    }
+                },
                 Err(error) => error,
             };
-            self.forget(&url).await;
+            self.forget(&found.url).await;
             match error {
                 SourceError::Refused { .. } if kept => {}
                 // The Hub has just allowed it, so this is the CDN's trouble and not the Hub's no.
@@ -84,12 +100,22 @@ impl Sources {
         }
     }
 
+    /// Whether an answer is about what earlier ones from this URL were about.
+    async fn is_same(&self, asked: &Found, body: &Body) -> bool {
+        let Some(etag) = body.headers.get(header::ETAG) else { return true };
+        let mut lookup = self.lookup.lock().await;
+        match lookup.found.as_mut().filter(|found| found.url == asked.url) {
+            Some(found) => found.etag.get_or_insert_with(|| etag.clone()) == etag,
+            None => asked.etag.as_ref().is_none_or(|known| known == etag),
+        }
+    }
+
     /// The URL to ask, and whether it was known before.
-    async fn url(&self, size: u64) -> Result<(Url, Option<Token>, bool), MirrorError> {
+    async fn url(&self, size: u64) -> Result<(Found, bool), MirrorError> {
         let since = Instant::now();
         let mut lookup = self.lookup.lock().await;
-        if let Some((url, token)) = &lookup.found {
-            return Ok((url.clone(), token.clone(), true));
+        if let Some(found) = &lookup.found {
+            return Ok((found.clone(), true));
         }
         if let Some((at, error)) = &lookup.failed
             && *at > since
@@ -101,9 +127,10 @@ impl Sources {
         for place in places {
             let error = match self.origin.locate(&place.target, place.token.as_ref()).await {
                 Ok(found) if found.oid == self.oid && found.size == size => {
-                    lookup.found = Some((found.url.clone(), place.token.clone()));
+                    let found = Found { url: found.url, token: place.token, etag: None };
+                    lookup.found = Some(found.clone());
                     lookup.failed = None;
-                    return Ok((found.url, place.token, false));
+                    return Ok((found, false));
                 }
                 Ok(found) => {
                     let cause =
@@ -124,7 +151,7 @@ impl Sources {
 
     async fn forget(&self, url: &Url) {
         let mut lookup = self.lookup.lock().await;
-        if lookup.found.as_ref().is_some_and(|(known, _)| known == url) {
+        if lookup.found.as_ref().is_some_and(|known| known.url == *url) {
             lookup.found = None;
         }
     }

@@ -60,6 +60,12 @@ impl MirrorOptions {
         self
     }
 
+    /// Asks this upstream instead of the Hub it was made for.
+    pub(crate) fn upstream(mut self, url: &str) -> MirrorOptions {
+        self.upstream = url.to_owned();
+        self
+    }
+
     /// Uses this directory instead of an empty one.
     pub(crate) fn repos(mut self, folder: &Path) -> MirrorOptions {
         self.repos = Some(folder.to_owned());
