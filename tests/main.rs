@@ -11,6 +11,7 @@ mod demo; // `make demo`: a real model, twice, with `hf download`
 mod disk; // a disk that is full or refuses
 mod faults; // what breaks upstream and on disk, and what a client sees of it
 mod files; // one file in every shape of URL: headers, ranges, conditions
+mod flights; // the state machine of flights in every order of events
 mod matrix; // every fault of upstream against every way of asking
 mod process; // one process per directory, signals, numbers, log
 mod pull;

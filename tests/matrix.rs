@@ -113,7 +113,7 @@ impl Cell {
     }
 
     fn mirror(&self) -> MirrorOptions {
-        Mirror::of(&self.hub).set("upstream.read_timeout", "1s").set("upstream.attempts", 3)
+        Mirror::of(&self.hub).set("upstream.read_timeout", "1s").set("upstream.patience", "4s")
     }
 
     /// Holds an answer to what was allowed.

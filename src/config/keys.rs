@@ -81,17 +81,17 @@ pub(super) static KEYS: &[Key] = &[
     },
     Key {
         name: "upstream.read_timeout",
-        default: "30s",
+        default: "8s",
         example: "2m",
         doc: "A connection without a byte for so long counts as broken.",
         kind: Kind::Time { least: MILLISECOND.saturating_mul(100), most: HOUR, at: |config| &mut config.upstream.read_timeout },
     },
     Key {
-        name: "upstream.attempts",
-        default: "5",
-        example: "10",
-        doc: "Tries in a row without progress before a fetch fails.",
-        kind: Kind::Count { least: 1, most: 100, at: |config| &mut config.upstream.attempts },
+        name: "upstream.patience",
+        default: "30s",
+        example: "5m",
+        doc: "How long a fetch is tried again and again without progress before it fails.",
+        kind: Kind::Time { least: Duration::ZERO, most: HOUR, at: |config| &mut config.upstream.patience },
     },
     Key {
         name: "store.repos",

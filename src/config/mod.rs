@@ -53,7 +53,7 @@ pub struct Upstream {
     pub allowed_hosts: Vec<String>,
     pub connect_timeout: Duration,
     pub read_timeout: Duration,
-    pub attempts: u64,
+    pub patience: Duration,
 }
 
 /// Where objects are kept.
@@ -145,7 +145,7 @@ impl Config {
                 allowed_hosts: Vec::new(),
                 connect_timeout: Duration::ZERO,
                 read_timeout: Duration::ZERO,
-                attempts: 0,
+                patience: Duration::ZERO,
             },
             store: Store { repos: PathBuf::new(), block_size: 0 },
             fetch: Fetch {

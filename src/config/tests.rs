@@ -51,7 +51,7 @@ fn values_land_where_they_belong() {
 #[test]
 fn all_mistakes_are_told_at_once() {
     let told = mistakes(
-        "server:\n  listn: x\n  listen: 8090\n  threads: many\nstore:\n  block_size: 3MiB\n  attempts: 3\n  repos:\n\
+        "server:\n  listn: x\n  listen: 8090\n  threads: many\nstore:\n  block_size: 3MiB\n  patience: 3s\n  repos:\n\
          upstream:\n  allowed_hosts: a\n  connect_timeout: 10\n  url: ftp://x\n  offline: 1\nlogs: {}\nmetrics: on\nzebra: 1\n",
     );
     let expected = [
@@ -59,7 +59,7 @@ fn all_mistakes_are_told_at_once() {
         "server.listen = `8090`: is not ADDR:PORT; for example `listen: 0.0.0.0:8090`",
         "server.threads = `many`: is not a whole number; for example `threads: 8`",
         "store.block_size = `3MiB`: is not a power of two; for example `block_size: 8MiB`",
-        "store.attempts = `3`: there is no such key, did you mean `upstream.attempts`?",
+        "store.patience = `3s`: there is no such key, did you mean `upstream.patience`?",
         "store.repos: has no value; remove the line to get the default, or write \"\" for an empty one; for example `repos: /var/lib/dingospeed/repos`",
         "upstream.allowed_hosts = `a`: takes a list; for example `allowed_hosts: [\"*.example.org\", cdn.example.com]`",
         "upstream.connect_timeout = `10`: has no unit: write ms, s, m, h or d after it; for example `connect_timeout: 3s`",

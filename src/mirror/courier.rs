@@ -1,7 +1,8 @@
 //! Carries runs of blocks from upstream into the object's file, one connection at a time.
 
 use super::error::MirrorError;
-use super::fill::{Fill, Run, Turn};
+use super::fill::{Fill, Run};
+use super::limits::Turn;
 use crate::metrics::metrics;
 use crate::source::SourceError;
 use rand::RngExt;
@@ -26,15 +27,19 @@ const SLOW_FOR: Duration = Duration::from_secs(20);
 /// A server that ignores ranges is read from its start and what precedes the run thrown away; not beyond this.
 const SKIP_LEN_MAX: u64 = 64 << 20;
 
-/// One courier's life: claim, carry, until nothing is wanted. `turn` and `first` are given to a further courier of an
-/// object; its only one has to wait for its turn, and to look for work then.
-pub(super) async fn work(fill: Arc<Fill>, mut turn: Option<Turn>, first: Option<Run>) {
+/// One courier's life: claim, carry, until nothing is wanted. Without `ready` it has to wait for its turn, and looks for work
+/// then.
+pub(super) async fn work(fill: Arc<Fill>, ready: Option<(Turn, Run)>) {
     let mut place = Place { fill: fill.clone(), given_up: false };
-    let mut next = first;
+    let (mut turn, mut next) = ready.unzip();
     loop {
         let held = match turn.take() {
             Some(turn) => turn,
-            None => fill.limits.turns.wait().await,
+            None => {
+                let turn = fill.limits.turns.wait().await;
+                fill.has_turn();
+                turn
+            }
         };
         let Some(run) = next.take().or_else(|| fill.claim()) else {
             place.given_up = true;
@@ -49,7 +54,7 @@ pub(super) async fn work(fill: Arc<Fill>, mut turn: Option<Turn>, first: Option<
                 run.blocks.start,
                 run.blocks.end - 1
             );
-            fill.fail(&run, error);
+            fill.fail(&run, &error);
         }
         drop(run);
         // Each run is a new turn: an object that is long must not keep others from theirs.
@@ -91,17 +96,20 @@ async fn carry(fill: &Arc<Fill>, run: &Run, turn: Turn) -> Result<(), MirrorErro
     let start = blocks.span(run.blocks.start).start;
     let mut progress = Progress { offset: start, crc: 0, piece_len: PIECE_LEN_MIN };
     let mut fruitless = 0;
+    let mut since = Instant::now();
     loop {
         let before = progress.offset;
         let error = match carry_once(fill, run, &mut progress, end).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        fruitless = if progress.offset - before >= PROGRESS_LEN_MIN { 0 } else { fruitless + 1 };
-        let Some(wait) = error.retry_wait(fruitless) else { return Err(error) };
-        if fruitless >= fill.limits.attempts {
-            return Err(error);
+        if progress.offset - before >= PROGRESS_LEN_MIN {
+            (fruitless, since) = (0, Instant::now());
         }
+        fruitless += 1;
+        let left = fill.limits.patience.saturating_sub(since.elapsed());
+        let Some(wait) = error.retry_wait(fruitless).filter(|wait| *wait <= left) else { return Err(error) };
+        fill.set_trouble(Some(error.clone()));
         if !fill.is_wanted(progress.offset, false) {
             return Ok(());
         }
@@ -114,14 +122,14 @@ async fn carry(fill: &Arc<Fill>, run: &Run, turn: Turn) -> Result<(), MirrorErro
 }
 
 impl MirrorError {
-    /// How long to wait before another try; `None` when another try is useless.
-    pub(super) fn retry_wait(&self, fruitless: u64) -> Option<Duration> {
+    /// How long to wait after this many fruitless tries before another one; `None` when that is useless.
+    pub(super) fn retry_wait(&self, fruitless: u32) -> Option<Duration> {
         let MirrorError::Source(error) = self else { return None };
         if !error.is_passing() {
             return None;
         }
         if let SourceError::Busy { retry_after: Some(asked), .. } = error {
-            return (*asked <= BACKOFF_MAX).then_some(*asked);
+            return Some(*asked);
         }
         let doubled = BACKOFF_MIN.saturating_mul(1 << fruitless.min(10)).min(BACKOFF_MAX);
         // Jitter, so that couriers cut at the same moment do not come back at the same moment.
@@ -201,6 +209,7 @@ async fn settle(
     let (buffer, offset, crc, finished) = written.await??;
     progress.offset = offset;
     progress.crc = crc;
+    fill.set_trouble(None);
     fill.land(run, offset);
     let object = &fill.object;
     let goes_on = offset < object.blocks().span(run.blocks.end - 1).end;

@@ -1,97 +1,26 @@
-//! Brings an object's missing blocks: who wants what, what is on its way, and who is told when bytes land.
+//! Brings an object's missing blocks, and proves the whole once it is there.
 //!
-//! One [`Fill`] exists per live object. Readers say which span they still want; runs of missing blocks are claimed by
-//! couriers (tasks, one upstream connection each), nearest to its reader first. A claimed block is never claimed twice,
-//! so a block has one flight whoever asks. Couriers are their own tasks and outlive the client that caused them.
+//! One [`Fill`] exists per live object. Readers say which span they still want ([`Flights`] keeps the books); runs of missing
+//! blocks are claimed by couriers (tasks, one upstream connection each), nearest to its reader first. A claimed block is never
+//! claimed twice, so a block has one flight whoever asks. Couriers are their own tasks and outlive the client that caused them.
 
 use super::Sources;
 use super::courier;
 use super::error::MirrorError;
-use crate::config::WhenClientLeaves;
+use super::flights::{Bounds, Flights, Found, Presence};
+use super::limits::Limits;
 use crate::hub::Oid;
 use crate::metrics::metrics;
-use crate::store::{Object, ObjectHasher, Store, StoreError, Verdict};
-use std::collections::BTreeMap;
+use crate::store::{Blocks, Object, ObjectHasher, Store, Verdict};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// How many blocks one published block may drag through the hasher behind it: enough to catch up with what an earlier
-/// process left, little enough that the courier is not held up.
-const HASH_STEP_BLOCKS: u64 = 8;
-
-/// Bounds of all fills together.
-pub(super) struct Limits {
-    pub(super) turns: Turns,
-    /// For readers that are served past the disk, and hold theirs as long as their client takes.
-    pub(super) turns_through: Turns,
-    pub(super) disk: Disk,
-    pub(super) connections_per_object: usize,
-    pub(super) run_size: u64,
-    pub(super) attempts: u64,
-    pub(super) when_client_leaves: WhenClientLeaves,
-}
-
-/// Whether the disk took what it was given lately.
-#[derive(Default)]
-pub(super) struct Disk {
-    failed: Mutex<Option<(Instant, StoreError)>>,
-}
-
-/// After so long a full disk is tried again, and a broken one complained about again.
-const DISK_RETRY_AFTER: Duration = Duration::from_secs(10);
-
-impl Disk {
-    /// Takes note of a failure.
-    pub(super) fn failed(&self, error: &StoreError) {
-        metrics().disk_errors.inc();
-        let mut failed = self.failed.lock().unwrap_or_else(|e| e.into_inner());
-        // Or a full disk would be filled with its own complaints.
-        if failed.as_ref().is_none_or(|(at, _)| at.elapsed() >= DISK_RETRY_AFTER) {
-            log::warn!("clients are served past the disk while it fails: {error}");
-            *failed = Some((Instant::now(), error.clone()));
-        }
-    }
-
-    /// The error to expect when the disk was full a moment ago. Other failures concern single files.
-    pub(super) fn full(&self) -> Option<StoreError> {
-        let failed = self.failed.lock().unwrap_or_else(|e| e.into_inner());
-        let (at, error) = failed.as_ref()?;
-        (at.elapsed() < DISK_RETRY_AFTER && matches!(error, StoreError::Full { .. })).then(|| error.clone())
-    }
-}
-
-/// Turns at upstream, one per connection. An object's only courier waits for one, first come first served; further
-/// couriers take what is free at once, and never the last quarter: objects that hang must not keep others from starting.
-pub(super) struct Turns {
-    all: Arc<Semaphore>,
-    further: Arc<Semaphore>,
-}
-
-/// Held while a courier is at upstream.
-pub(super) struct Turn {
-    _one: Option<OwnedSemaphorePermit>,
-    _further: Option<OwnedSemaphorePermit>,
-}
-
-impl Turns {
-    pub(super) fn new(connections: usize) -> Turns {
-        let further = connections - connections.div_ceil(4);
-        Turns { all: Arc::new(Semaphore::new(connections)), further: Arc::new(Semaphore::new(further)) }
-    }
-
-    pub(super) async fn wait(&self) -> Turn {
-        // Never closed: an error would only mean that nothing bounds us.
-        Turn { _one: self.all.clone().acquire_owned().await.ok(), _further: None }
-    }
-
-    pub(super) fn try_further(&self) -> Option<Turn> {
-        let further = self.further.clone().try_acquire_owned().ok()?;
-        let one = self.all.clone().try_acquire_owned().ok()?;
-        Some(Turn { _one: Some(one), _further: Some(further) })
-    }
-}
+/// How many bytes one published block may drag through the hasher behind it: enough to catch up with what came out of
+/// order, little enough that the courier is not held up. At least one block.
+const HASH_STEP_LEN: u64 = 8 << 20;
+/// Bytes read at once for the hash.
+const HASH_PIECE_LEN: u64 = 1 << 20;
 
 /// The filling of one object.
 pub(super) struct Fill {
@@ -101,63 +30,49 @@ pub(super) struct Fill {
     store: Arc<Store>,
     /// Counts the objects that proved broken, over all fills.
     mismatched: moka::sync::Cache<Oid, u32>,
-    state: Mutex<State>,
+    flights: Flights<Arc<Object>, MirrorError>,
+    judging: Mutex<Judging>,
+    trouble: Mutex<Option<MirrorError>>,
     /// The running hash of the object's start; taken with `try_lock` by whoever published a block.
     prefix: Mutex<Prefix>,
-    /// Woken when bytes land, a courier fails, or the object's verdict is known.
-    landed: Notify,
 }
 
+/// How far the proof of the whole is.
 #[derive(Default)]
-struct State {
-    next_reader: u64,
-    /// What each reader still wants; the start moves as it reads.
-    wants: BTreeMap<u64, Range<u64>>,
-    /// Wishes of readers that left, kept until they are fulfilled (`when_client_leaves: finish_request`).
-    orphans: Vec<u64>,
-    /// Readers whose wish failed, until they hear of it.
-    failed: BTreeMap<u64, MirrorError>,
-    /// Claimed runs by their first block.
-    claims: BTreeMap<u64, Claim>,
-    couriers: usize,
+struct Judging {
     verifying: bool,
     /// Why the last verification could not be ended; the next one tries again.
     unjudged: Option<MirrorError>,
     /// The hash is being brought up to what is present already.
     catching_up: bool,
-    /// The whole is not what its name says: this fill is over.
-    broken: Option<MirrorError>,
-}
-
-impl State {
-    /// Ends a wish; its reader, if there still is one, hears why.
-    fn fail(&mut self, reader: u64, error: &MirrorError) {
-        self.wants.remove(&reader);
-        match self.orphans.iter().position(|orphan| *orphan == reader) {
-            Some(at) => drop(self.orphans.swap_remove(at)),
-            None => drop(self.failed.insert(reader, error.clone())),
-        }
-    }
-}
-
-struct Claim {
-    end_block: u64,
-    /// Bytes up to here (an offset in the object) are in the file.
-    landed: u64,
 }
 
 struct Prefix {
     hasher: Option<ObjectHasher>,
     next_block: u64,
+    /// Of the object when the hash began. Once another block was retracted, what was hashed may not be what is there.
+    retract_count: u64,
 }
 
-/// What a reader finds at its position.
-pub(super) enum Found {
-    /// The block is in the store; it may still have to be checked.
-    Block,
-    /// Bytes up to this offset have landed in a running flight.
-    Landed(u64),
-    Nothing,
+impl Prefix {
+    fn new(object: &Object) -> Prefix {
+        let hasher = Some(ObjectHasher::new(object.oid(), object.size()));
+        Prefix { retract_count: object.retract_count(), hasher, next_block: 0 }
+    }
+}
+
+impl Presence for Arc<Object> {
+    fn blocks(&self) -> Blocks {
+        self.as_ref().blocks()
+    }
+
+    fn is_present(&self, block: u64) -> bool {
+        self.as_ref().is_present(block)
+    }
+
+    fn missing(&self, range: Range<u64>) -> Option<Range<u64>> {
+        self.as_ref().missing(range)
+    }
 }
 
 impl Fill {
@@ -168,10 +83,15 @@ impl Fill {
         limits: Arc<Limits>,
         mismatched: moka::sync::Cache<Oid, u32>,
     ) -> Arc<Fill> {
-        let hasher = Some(ObjectHasher::new(object.oid(), object.size()));
-        let prefix = Mutex::new(Prefix { hasher, next_block: 0 });
-        let (state, landed) = (Mutex::default(), Notify::new());
-        let fill = Arc::new(Fill { object, limits, sources, store, mismatched, state, prefix, landed });
+        let prefix = Mutex::new(Prefix::new(&object));
+        let bounds = Bounds {
+            couriers_max: limits.couriers_max,
+            run_blocks: (limits.run_size / object.blocks().block_size).max(1),
+            when_client_leaves: limits.when_client_leaves,
+        };
+        let flights = Flights::new(object.clone(), bounds);
+        let (judging, trouble) = (Mutex::default(), Mutex::default());
+        let fill = Arc::new(Fill { object, limits, sources, store, mismatched, flights, judging, trouble, prefix });
         // Complete but unproven: the process ended between the last block and the verdict.
         if fill.object.is_complete() && !fill.object.is_verified() {
             fill.verify();
@@ -179,22 +99,17 @@ impl Fill {
         fill
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves plain data behind that is still consistent.
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    fn judging(&self) -> MutexGuard<'_, Judging> {
+        self.judging.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// A wish for `span`; the returned number stands for it until [`Fill::leave`].
     pub(super) fn want(self: &Arc<Self>, span: Range<u64>) -> u64 {
-        let mut state = self.state();
-        let reader = state.next_reader;
-        state.next_reader += 1;
-        if state.claims.values().any(|c| self.object.blocks().of_offset(span.start) < c.end_block) {
+        let to_the_end = span.end == self.object.size();
+        let (reader, joins) = self.flights.want(span);
+        if joins {
             metrics().blocks_joined.inc();
         }
-        let to_the_end = span.end == self.object.size();
-        state.wants.insert(reader, span);
-        drop(state);
         self.dispatch();
         if to_the_end {
             self.catch_up();
@@ -204,78 +119,35 @@ impl Fill {
 
     /// The reader has come to `position`.
     pub(super) fn advance(&self, reader: u64, position: u64) {
-        if let Some(want) = self.state().wants.get_mut(&reader) {
-            want.start = position.min(want.end);
-        }
+        self.flights.advance(reader, position);
     }
 
     /// The reader is gone: it read all, or its client left.
     pub(super) fn leave(&self, reader: u64) {
-        let mut state = self.state();
-        state.failed.remove(&reader);
-        let unfinished = state.wants.get(&reader).is_some_and(|want| !want.is_empty());
-        // The wish of a client that left stays as nobody's, and ends when it is fulfilled or fails.
-        if unfinished && self.limits.when_client_leaves == WhenClientLeaves::FinishRequest {
-            state.orphans.push(reader);
-            return;
-        }
-        state.wants.remove(&reader);
+        self.flights.leave(reader);
     }
 
     /// Whether a courier should go on with the bytes from `offset` to the end of that block.
     pub(super) fn is_wanted(&self, offset: u64, at_block_start: bool) -> bool {
-        let block = self.object.blocks().span(self.object.blocks().of_offset(offset));
-        let wanted = self.state().wants.values().any(|want| want.start < block.end && block.start < want.end);
-        wanted || (!at_block_start && self.limits.when_client_leaves != WhenClientLeaves::Stop)
+        self.flights.is_wanted(offset, at_block_start)
     }
 
     /// What is there at `position`. `reader` hears of its failure only here: when it would have to wait.
     pub(super) fn look(&self, position: u64, reader: Option<u64>) -> Result<Found, MirrorError> {
-        let block = self.object.blocks().of_offset(position);
-        let mut state = self.state();
-        if let Some(broken) = &state.broken {
-            return Err(broken.clone());
-        }
-        if self.object.is_present(block) {
-            return Ok(Found::Block);
-        }
-        if let Some((_, claim)) = state.claims.range(..=block).next_back()
-            && block < claim.end_block
-            && position < claim.landed
-        {
-            return Ok(Found::Landed(claim.landed));
-        }
-        match reader.and_then(|reader| state.failed.remove(&reader)) {
-            Some(error) => Err(error),
-            None => Ok(Found::Nothing),
-        }
+        self.flights.look(position, reader)
     }
 
-    /// Wakes at the next change; to be created before [`Fill::look`], so that no change is missed.
+    /// Wakes at the next change; to be enabled before [`Fill::look`], so that no change is missed.
     pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.landed.notified()
+        self.flights.changed()
     }
 
-    /// Starts couriers while there is work and room. The only one of an object waits for its turn among all; further ones
-    /// start only if there is a turn for them at once.
+    /// Starts couriers while there is work and room.
     pub(super) fn dispatch(self: &Arc<Self>) {
-        loop {
-            let mut state = self.state();
-            if state.couriers >= self.limits.connections_per_object || self.next_run(&state).is_none() {
-                return;
-            }
-            let (turn, first) = match state.couriers {
-                0 => (None, None),
-                // The new courier must hold its claim before this loop looks again, or it would see the same run still free.
-                _ => match self.limits.turns.try_further() {
-                    Some(turn) => (Some(turn), self.claim_in(&mut state)),
-                    None => return,
-                },
-            };
-            state.couriers += 1;
-            let is_only = turn.is_none();
-            drop(state);
-            tokio::spawn(courier::work(self.clone(), turn, first));
+        while let Some(recruit) = self.flights.recruit(|| self.limits.turns.try_further()) {
+            let ready = recruit.ready.map(|(turn, blocks)| (turn, Run::new(self, blocks)));
+            let is_only = ready.is_none();
+            tokio::spawn(courier::work(self.clone(), ready));
             if is_only {
                 return;
             }
@@ -284,140 +156,85 @@ impl Fill {
 
     /// Gives a courier's place up if the object has others.
     pub(super) fn leave_to_others(&self) -> bool {
-        let mut state = self.state();
-        let has_others = state.couriers > 1;
-        if has_others {
-            state.couriers -= 1;
-        }
-        has_others
+        self.flights.leave_to_others()
     }
 
-    /// The next run for a courier; `None` ends it (its place is given up under the same lock).
+    /// The next run for a courier; `None` ends it: its place is given up.
     pub(super) fn claim(self: &Arc<Self>) -> Option<Run> {
-        let mut state = self.state();
-        let run = self.claim_in(&mut state);
-        if run.is_none() {
-            state.couriers -= 1;
-            // While others carry, a run of theirs may come back unfinished, and then the wish still counts.
-            if state.couriers == 0 {
-                for orphan in std::mem::take(&mut state.orphans) {
-                    state.wants.remove(&orphan);
-                }
-            }
-        }
-        run
-    }
-
-    fn claim_in(self: &Arc<Self>, state: &mut State) -> Option<Run> {
-        let blocks = self.next_run(state)?;
-        let start = self.object.blocks().span(blocks.start).start;
-        state.claims.insert(blocks.start, Claim { end_block: blocks.end, landed: start });
-        metrics().flights.inc();
-        Some(Run { fill: self.clone(), blocks })
-    }
-
-    /// The missing, unclaimed run nearest to the reader that wants it.
-    fn next_run(&self, state: &State) -> Option<Range<u64>> {
-        if state.broken.is_some() {
-            return None;
-        }
-        let blocks = self.object.blocks();
-        let run_blocks = (self.limits.run_size / blocks.block_size).max(1);
-        let mut nearest: Option<(u64, Range<u64>)> = None;
-        for want in state.wants.values().filter(|want| !want.is_empty()) {
-            let wanted = blocks.covering(want.clone());
-            let Some(run) = self.first_free(state, wanted.clone(), run_blocks) else { continue };
-            let distance = run.start - wanted.start;
-            if nearest.as_ref().is_none_or(|(best, _)| distance < *best) {
-                nearest = Some((distance, run));
-            }
-        }
-        nearest.map(|(_, run)| run)
-    }
-
-    fn first_free(&self, state: &State, wanted: Range<u64>, run_blocks: u64) -> Option<Range<u64>> {
-        let mut from = wanted.start;
-        while from < wanted.end {
-            let gap = self.object.missing(from..wanted.end)?;
-            let claim_over = state.claims.range(..=gap.start).next_back().filter(|(_, c)| gap.start < c.end_block);
-            if let Some((_, claim)) = claim_over {
-                from = claim.end_block;
-                continue;
-            }
-            let next_claim = state.claims.range(gap.start..).next().map_or(u64::MAX, |(start, _)| *start);
-            return Some(gap.start..gap.end.min(next_claim).min(gap.start + run_blocks));
-        }
-        None
+        self.flights.claim().map(|blocks| Run::new(self, blocks))
     }
 
     /// Bytes of a run are in the file up to `offset`.
     pub(super) fn land(&self, run: &Run, offset: u64) {
-        if let Some(claim) = self.state().claims.get_mut(&run.blocks.start) {
-            claim.landed = offset;
-        }
-        self.landed.notify_waiters();
+        self.flights.land(&run.blocks, offset);
     }
 
     /// The rest of a run could not be had: all who want any of it are told, and it is not tried again for them.
-    pub(super) fn fail(&self, run: &Run, error: MirrorError) {
-        let blocks = self.object.blocks();
-        let span = blocks.span(run.blocks.start).start..blocks.span(run.blocks.end - 1).end;
-        let mut state = self.state();
-        let hit: Vec<u64> =
-            state.wants.iter().filter(|(_, w)| w.start < span.end && span.start < w.end).map(|(id, _)| *id).collect();
-        for reader in hit {
-            state.fail(reader, &error);
-        }
-        drop(state);
-        self.landed.notify_waiters();
+    pub(super) fn fail(&self, run: &Run, error: &MirrorError) {
+        self.flights.fail(&run.blocks, error);
+    }
+
+    /// A courier that had to wait has its turn.
+    pub(super) fn has_turn(&self) {
+        self.flights.has_turn();
+    }
+
+    /// Whether the reader's wish still covers `position`.
+    pub(super) fn still_wants(&self, reader: u64, position: u64) -> bool {
+        self.flights.still_wants(reader, position)
+    }
+
+    /// Takes note of what goes wrong upstream while it is tried again, or that it has stopped going wrong.
+    pub(super) fn set_trouble(&self, trouble: Option<MirrorError>) {
+        *self.trouble.lock().unwrap_or_else(|e| e.into_inner()) = trouble;
+    }
+
+    /// What goes wrong upstream at the moment.
+    pub(super) fn trouble(&self) -> Option<MirrorError> {
+        self.trouble.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// A courier ended without giving up its place (it panicked): nobody may wait for it.
     pub(super) fn courier_died(&self) {
-        let mut state = self.state();
-        state.couriers -= 1;
-        let error = MirrorError::Internal("a fill ended unexpectedly".into());
-        let all: Vec<u64> = state.wants.keys().copied().collect();
-        for reader in all {
-            state.fail(reader, &error);
-        }
-        drop(state);
-        self.landed.notify_waiters();
+        self.flights.courier_died(&MirrorError::Internal("a fill ended unexpectedly".into()));
     }
 
     /// Moves the running hash over the published blocks behind it; then, if all is there, asks for the verdict. Blocking.
     pub(super) fn hash_on(self: &Arc<Self>) {
         if let Ok(mut prefix) = self.prefix.try_lock() {
-            self.hash_blocks(&mut prefix, HASH_STEP_BLOCKS);
+            self.hash_blocks(&mut prefix, HASH_STEP_LEN);
         }
         if self.object.is_complete() && !self.object.is_verified() {
             self.verify();
         }
     }
 
-    fn hash_blocks(&self, prefix: &mut Prefix, step_blocks: u64) {
+    /// Hashes what is there of the next `step_len` bytes, whole blocks and at least one.
+    fn hash_blocks(&self, prefix: &mut Prefix, step_len: u64) {
         let Some(hasher) = prefix.hasher.as_mut() else { return };
         let blocks = self.object.blocks();
         let mut buffer = Vec::new();
-        for _ in 0..step_blocks {
-            let block = prefix.next_block;
-            if block >= blocks.count() || !self.object.is_present(block) {
-                return;
+        let mut left = step_len;
+        while left > 0 && prefix.next_block < blocks.count() && self.object.is_present(prefix.next_block) {
+            let span = blocks.span(prefix.next_block);
+            for offset in span.clone().step_by(HASH_PIECE_LEN as usize) {
+                buffer.resize(HASH_PIECE_LEN.min(span.end - offset) as usize, 0);
+                if self.object.read_at(offset, &mut buffer).is_err() {
+                    // Half a block is in the hash now: it is of no use any more.
+                    prefix.hasher = None;
+                    return;
+                }
+                hasher.update(&buffer);
             }
-            let span = blocks.span(block);
-            buffer.resize((span.end - span.start) as usize, 0);
-            if self.object.read_at(span.start, &mut buffer).is_err() {
-                return;
-            }
-            hasher.update(&buffer);
             prefix.next_block += 1;
+            left = left.saturating_sub(span.end - span.start);
         }
     }
 
     /// Brings the hash up to what an earlier process left, beside the fetching: or the last bytes would wait for it.
     fn catch_up(self: &Arc<Self>) {
         let starts = self.object.is_present(0) && !self.object.is_verified();
-        if !starts || std::mem::replace(&mut self.state().catching_up, true) {
+        if !starts || std::mem::replace(&mut self.judging().catching_up, true) {
             return;
         }
         let fill = self.clone();
@@ -425,56 +242,58 @@ impl Fill {
             loop {
                 let mut prefix = fill.prefix.lock().unwrap_or_else(|e| e.into_inner());
                 let before = prefix.next_block;
-                fill.hash_blocks(&mut prefix, HASH_STEP_BLOCKS);
+                fill.hash_blocks(&mut prefix, HASH_STEP_LEN);
                 if prefix.next_block == before {
                     break;
                 }
             }
-            fill.state().catching_up = false;
+            fill.judging().catching_up = false;
         });
     }
 
     /// Proves the complete object against its name, in the background; readers hold its last bytes back until then.
     pub(super) fn verify(self: &Arc<Self>) {
         {
-            let mut state = self.state();
-            if state.verifying || state.broken.is_some() {
+            let mut judging = self.judging();
+            if judging.verifying || self.is_broken() {
                 return;
             }
-            state.verifying = true;
-            state.unjudged = None;
+            judging.verifying = true;
+            judging.unjudged = None;
         }
         let fill = self.clone();
         tokio::task::spawn_blocking(move || {
-            // A block that rotted may be fetched again while we judge, and completes the object anew: that asks for a new verdict,
-            // which nobody else would start, for we are still marked as verifying.
-            let outcome = loop {
-                let outcome = fill.judge();
-                let mut state = fill.state();
-                if outcome.is_err() || fill.object.is_verified() || !fill.object.is_complete() {
-                    state.verifying = false;
-                    break outcome;
+            loop {
+                // A panic must not leave the object marked as being verified, or its readers would wait in vain.
+                let outcome = catch_unwind(AssertUnwindSafe(|| fill.judge()))
+                    .unwrap_or_else(|_| Err(MirrorError::Internal("a verification ended unexpectedly".into())));
+                let mut judging = fill.judging();
+                // A block that rotted may be fetched again while we judge, and completes the object anew: that asks for a new
+                // verdict, which nobody else would start, for we are still marked as verifying.
+                if outcome.is_ok() && fill.object.is_complete() && !fill.object.is_verified() {
+                    continue;
                 }
-            };
-            match outcome {
-                Ok(()) => {}
-                Err(error @ MirrorError::Mismatch { .. }) => fill.state().broken = Some(error),
-                Err(error) => {
-                    log::warn!("cannot verify object={} error={error:?}", fill.object.oid());
-                    fill.state().unjudged = Some(error);
+                judging.verifying = false;
+                match outcome {
+                    Ok(()) => {}
+                    Err(error @ MirrorError::Mismatch { .. }) => fill.flights.end(error),
+                    Err(error) => {
+                        log::warn!("cannot verify object={} error={error:?}", fill.object.oid());
+                        judging.unjudged = Some(error);
+                    }
                 }
+                break;
             }
-            fill.landed.notify_waiters();
+            fill.flights.ring();
         });
     }
 
     /// Whether the whole is proven, or cannot be at the moment (`Err`).
     pub(super) fn verdict(&self) -> Result<bool, MirrorError> {
-        let state = self.state();
-        if let Some(error) = state.broken.as_ref().or(state.unjudged.as_ref()) {
-            return Err(error.clone());
+        match self.flights.over().or_else(|| self.judging().unjudged.clone()) {
+            Some(error) => Err(error),
+            None => Ok(self.object.is_verified()),
         }
-        Ok(self.object.is_verified())
     }
 
     fn judge(&self) -> Result<(), MirrorError> {
@@ -482,20 +301,14 @@ impl Fill {
         self.hash_blocks(&mut prefix, u64::MAX);
         let all_hashed = prefix.next_block == self.object.blocks().count();
         let right = all_hashed && prefix.hasher.take().is_some_and(|hasher| hasher.matches().is_ok());
+        let retract_count = prefix.retract_count;
         drop(prefix);
-        if right {
-            match self.object.set_verified(true) {
-                // A block was found rotten since it was hashed.
-                Err(StoreError::Misuse { .. }) => {
-                    self.hash_anew();
-                    return Ok(());
-                }
-                outcome => outcome?,
-            }
+        // Not when a block has rotted and been fetched again since: the hash is of what was there before.
+        if right && self.object.accept_whole(retract_count)? {
             self.proven();
             return Ok(());
         }
-        // The running hash may have been spoilt by a block that rotted; the whole is read once more, block by block.
+        // The whole is read once more, block by block, each held to its checksum.
         match self.object.verify_whole(&mut |_| {})? {
             Verdict::Verified => {
                 self.proven();
@@ -518,6 +331,21 @@ impl Fill {
         }
     }
 
+    fn hash_anew(&self) {
+        let mut prefix = self.prefix.lock().unwrap_or_else(|e| e.into_inner());
+        *prefix = Prefix::new(&self.object);
+    }
+
+    /// Whether the fill is over because its object is broken.
+    pub(super) fn is_broken(&self) -> bool {
+        self.flights.over().is_some()
+    }
+
+    fn proven(&self) {
+        metrics().objects_verified.inc();
+        self.mismatched.invalidate(self.object.oid());
+    }
+
     /// Holds every verdict up until something is sent; the first value resolves once it does.
     #[cfg(test)]
     pub(super) fn hold_verdicts(self: &Arc<Self>) -> (tokio::sync::oneshot::Receiver<()>, std::sync::mpsc::Sender<()>) {
@@ -526,26 +354,11 @@ impl Fill {
         let fill = self.clone();
         std::thread::spawn(move || {
             let mut prefix = fill.prefix.lock().unwrap();
-            *prefix = Prefix { hasher: Some(ObjectHasher::new(fill.object.oid(), fill.object.size())), next_block: 0 };
+            *prefix = Prefix::new(&fill.object);
             held.send(()).unwrap();
             released.recv().unwrap();
         });
         (is_held, release)
-    }
-
-    fn proven(&self) {
-        metrics().objects_verified.inc();
-        self.mismatched.invalidate(self.object.oid());
-    }
-
-    fn hash_anew(&self) {
-        let mut prefix = self.prefix.lock().unwrap_or_else(|e| e.into_inner());
-        *prefix = Prefix { hasher: Some(ObjectHasher::new(self.object.oid(), self.object.size())), next_block: 0 };
-    }
-
-    /// Whether the fill is over because its object is broken.
-    pub(super) fn is_broken(&self) -> bool {
-        self.state().broken.is_some()
     }
 }
 
@@ -555,10 +368,16 @@ pub(super) struct Run {
     pub(super) blocks: Range<u64>,
 }
 
+impl Run {
+    fn new(fill: &Arc<Fill>, blocks: Range<u64>) -> Run {
+        metrics().flights.inc();
+        Run { fill: fill.clone(), blocks }
+    }
+}
+
 impl Drop for Run {
     fn drop(&mut self) {
-        self.fill.state().claims.remove(&self.blocks.start);
         metrics().flights.dec();
-        self.fill.landed.notify_waiters();
+        self.fill.flights.give_back(&self.blocks);
     }
 }

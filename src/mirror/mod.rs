@@ -8,6 +8,8 @@ mod catalog;
 mod courier;
 mod error;
 mod fill;
+mod flights;
+mod limits;
 mod reader;
 mod sources;
 mod through;
@@ -19,17 +21,23 @@ pub(crate) use error::refused;
 pub use reader::Reader;
 
 use crate::access::Access;
-use crate::config::Config;
+use crate::config::{Config, WhenClientLeaves};
 use crate::hub::Oid;
 use crate::source::{Origin, SourceError, Token};
-use crate::store::{Store, StoreError};
+use crate::store::{Blocks, Store, StoreError};
 use catalog::Catalog;
-use fill::{Disk, Fill, Limits, Turns};
+use fill::Fill;
+use limits::{Disk, Limits, Turns};
 use sources::{Place, Sources};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use through::Through;
+
+/// For [`flights`], which is also compiled with other locks.
+mod sync {
+    pub(super) use std::sync::{Mutex, MutexGuard};
+}
 
 /// Objects used lately stay open, with their marks of what was checked.
 const WARM_OBJECTS_MAX: u64 = 1024;
@@ -76,9 +84,9 @@ impl Mirror {
             turns: Turns::new(config.fetch.connections as usize),
             turns_through: Turns::new(config.fetch.connections as usize),
             disk: Disk::default(),
-            connections_per_object: config.fetch.connections_per_object as usize,
+            couriers_max: config.fetch.connections_per_object as usize,
             run_size: config.fetch.run_size,
-            attempts: config.upstream.attempts,
+            patience: config.upstream.patience,
             when_client_leaves: config.fetch.when_client_leaves,
         };
         Arc::new(Mirror {

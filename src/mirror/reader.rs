@@ -1,7 +1,8 @@
 //! Reads an object in order, waiting for flights where blocks are absent.
 
 use super::error::MirrorError;
-use super::fill::{Fill, Found};
+use super::fill::Fill;
+use super::flights::Found;
 use super::through::Through;
 use crate::metrics::metrics;
 use crate::source::SourceError;
@@ -18,6 +19,7 @@ const HEAD_WAIT_MAX: Duration = Duration::from_secs(7);
 /// While the whole is being verified, its last bytes trickle out, this far apart, so that the client stays.
 const TRICKLE_EVERY: Duration = Duration::from_secs(4);
 const TRICKLE_LEN_MAX: u64 = 4 << 10;
+const TAIL_LEN: u64 = 256 << 10;
 /// A trickle is this part of what is left, so that something is always left: the last byte waits for the verdict.
 const TRICKLE_PART: u64 = 64;
 /// Hashing takes about a second per GiB; a disk that needs longer than this for an object is out of order.
@@ -41,6 +43,8 @@ struct Kept {
     fill: Arc<Fill>,
     /// The wish, once something was absent.
     ticket: Option<u64>,
+    /// The block it read from last; one that was there when the reader came is a hit.
+    last_block: Option<u64>,
     /// When it began to wait for the verdict on the whole.
     awaits_verdict_since: Option<Instant>,
 }
@@ -48,7 +52,7 @@ struct Kept {
 impl Reader {
     pub(super) fn new(fill: Arc<Fill>) -> Reader {
         let span = 0..fill.object.size();
-        Reader { way: Way::Kept(Kept { fill, ticket: None, awaits_verdict_since: None }), span, ready: None }
+        Reader { way: Way::Kept(Kept { fill, ticket: None, last_block: None, awaits_verdict_since: None }), span, ready: None }
     }
 
     pub(super) fn through(through: Through) -> Reader {
@@ -88,7 +92,14 @@ impl Reader {
                     let cause = "the verdict on an empty object took too long".into();
                     return Err(MirrorError::Internal(cause));
                 }
-                Err(_) => {}
+                Err(_) => {
+                    // Slow is told by a head now and bytes later; what fails is tried on for others, and told to this one.
+                    if let Way::Kept(Kept { fill, .. }) = &self.way
+                        && let Some(trouble) = fill.trouble()
+                    {
+                        return Err(trouble);
+                    }
+                }
             }
         }
         Ok(())
@@ -166,13 +177,14 @@ impl Kept {
                     if !self.make_usable(block, position..end).await? {
                         continue;
                     }
-                    if self.ticket.is_none() {
+                    if self.last_block != Some(block) {
                         metrics().blocks_hit.inc();
                     }
                     end
                 }
                 Found::Landed(landed) => landed.min(span.end).min(position + CHUNK_LEN_MAX),
                 Found::Nothing => {
+                    self.last_block = Some(block);
                     if self.ticket.is_none() {
                         if let Some(error) = fill.limits.disk.full() {
                             return Err(error.into());
@@ -180,10 +192,19 @@ impl Kept {
                         self.ticket = Some(fill.want(span.clone()));
                         continue;
                     }
+                    if self.ticket.is_some_and(|ticket| !fill.still_wants(ticket, position)) {
+                        // What lies here failed when others wanted it.
+                        self.leave();
+                        continue;
+                    }
                     changed.await;
                     continue;
                 }
             };
+            self.last_block = Some(block);
+            // Enough is held back of an object without its verdict to keep the client with a trickle.
+            let tail = object.size().saturating_sub(TAIL_LEN);
+            let end = if position < tail && end > tail && !object.is_verified() { tail } else { end };
             if end == object.size() && object.is_complete() && !self.verdict_within(TRICKLE_EVERY).await? {
                 let left = end - position;
                 let trickle = TRICKLE_LEN_MAX.min(left.div_ceil(TRICKLE_PART)).min(left - 1);
@@ -337,12 +358,12 @@ mod tests {
         locked.await.unwrap();
 
         let mut got = Vec::new();
-        while (got.len() as u64) <= 1 << 20 {
+        while (got.len() as u64) <= SIZE - TAIL_LEN {
             let piece = reader.next().await.unwrap().unwrap();
             got.extend_from_slice(&piece);
         }
-        // One trickle came, of the last block's 1000 bytes.
-        assert_eq!(got.len() as u64, (1 << 20) + 1000_u64.div_ceil(TRICKLE_PART));
+        // Trickles of the held-back end, no more.
+        assert!((got.len() as u64) < SIZE - TAIL_LEN + 3 * TRICKLE_LEN_MAX, "{}", got.len());
         unlock.send(()).unwrap();
         got.extend(rest(&mut reader).await);
         assert!(got == bytes);

@@ -4,7 +4,7 @@
 //! fast as its client. A whole object is still proven before its last bytes go out; parts of one cannot be.
 
 use super::error::MirrorError;
-use super::fill::{Limits, Turn};
+use super::limits::{Limits, Turn};
 use super::sources::Sources;
 use crate::hub::Oid;
 use crate::metrics::metrics;
@@ -13,6 +13,7 @@ use crate::store::ObjectHasher;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Where upstream ignores ranges, so many bytes are read and thrown away to come to the wanted ones; not more.
 const SKIP_LEN_MAX: u64 = 64 << 20;
@@ -58,6 +59,7 @@ impl Through {
             };
         }
         let mut fruitless = 0;
+        let since = Instant::now();
         loop {
             let error = match self.piece(&span).await {
                 Ok(bytes) => return self.prove(span.start, bytes).map(Some),
@@ -65,9 +67,8 @@ impl Through {
             };
             self.stream = None;
             fruitless += 1;
-            let Some(wait) = error.retry_wait(fruitless).filter(|_| fruitless < self.limits.attempts) else {
-                return Err(error);
-            };
+            let left = self.limits.patience.saturating_sub(since.elapsed());
+            let Some(wait) = error.retry_wait(fruitless).filter(|wait| *wait <= left) else { return Err(error) };
             tokio::time::sleep(wait).await;
         }
     }

@@ -171,7 +171,8 @@ impl<F: FileLayer> BlockFile<F> {
         &self.layer
     }
 
-    pub(super) fn retract_count(&self) -> u64 {
+    /// Counts the blocks that were taken back since the file was opened.
+    pub fn retract_count(&self) -> u64 {
         self.retract_count.load(Ordering::Acquire)
     }
 
@@ -342,7 +343,7 @@ impl<F: FileLayer> BlockFile<F> {
     }
 
     /// Marks all blocks checked and the object verified, unless a block was retracted since `retract_count` was read.
-    pub(super) fn accept_whole(&self, retract_count: u64) -> Result<bool, StoreError> {
+    pub fn accept_whole(&self, retract_count: u64) -> Result<bool, StoreError> {
         let marking = self.mark();
         if self.retract_count() != retract_count || !self.is_complete() {
             return Ok(false);

@@ -1,0 +1,255 @@
+//! The flights' state machine in every order of events that shuttle thinks of: readers come and go, couriers finish, fail and
+//! die. Nobody may wait for ever, no block may fly twice, and at the end no courier and no claim is left.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use dingospeed::config::WhenClientLeaves;
+use dingospeed::store::Blocks;
+use shuttle::rand::{Rng, thread_rng};
+
+use self::flights::{Bounds, Flights, Found, Presence};
+use self::sync::Mutex;
+
+#[path = "../src/mirror/flights.rs"]
+mod flights;
+
+/// Shuttle's locks in place of the system's: each is a point where the order may change.
+mod sync {
+    pub(super) use shuttle::sync::{Mutex, MutexGuard};
+}
+
+const BLOCK_SIZE: u64 = 10;
+const BLOCK_COUNT: u64 = 6;
+const SIZE: u64 = BLOCK_SIZE * BLOCK_COUNT - 3;
+const TURNS: usize = 2;
+
+/// What is present, and which blocks are on their way.
+struct World {
+    present: Mutex<[bool; BLOCK_COUNT as usize]>,
+    flying: Mutex<BTreeSet<u64>>,
+    turns: Mutex<usize>,
+}
+
+impl Presence for Arc<World> {
+    fn blocks(&self) -> Blocks {
+        Blocks { block_size: BLOCK_SIZE, size: SIZE }
+    }
+
+    fn is_present(&self, block: u64) -> bool {
+        self.present.lock().unwrap()[block as usize]
+    }
+
+    fn missing(&self, range: Range<u64>) -> Option<Range<u64>> {
+        let present = self.present.lock().unwrap();
+        let start = range.clone().find(|block| !present[*block as usize])?;
+        let end = (start..range.end).find(|block| present[*block as usize]).unwrap_or(range.end);
+        Some(start..end)
+    }
+}
+
+type Machine = Arc<Flights<Arc<World>, &'static str>>;
+
+/// What goes wrong in a run of the model.
+#[derive(Clone, Copy)]
+struct Trouble {
+    /// Chances in percent that a flight fails, that its courier dies, that a reader leaves early, and that it is all over.
+    fails: u32,
+    dies: u32,
+    leaves: u32,
+    ends: u32,
+}
+
+fn chance(percent: u32) -> bool {
+    thread_rng().gen_range(0..100) < percent
+}
+
+fn try_turn(world: &Arc<World>) -> Option<()> {
+    let mut turns = world.turns.lock().unwrap();
+    *turns = turns.checked_sub(1)?;
+    Some(())
+}
+
+/// As `Fill::dispatch` does it.
+fn dispatch(machine: &Machine, world: &Arc<World>, trouble: Trouble) {
+    while let Some(recruit) = machine.recruit(|| try_turn(world)) {
+        let is_only = recruit.ready.is_none();
+        let (machine, world) = (machine.clone(), world.clone());
+        shuttle::future::spawn(async move { courier(&machine, &world, recruit.ready, trouble).await });
+        if is_only {
+            return;
+        }
+    }
+}
+
+/// As `courier::work` does it, but for what a connection does.
+async fn courier(machine: &Machine, world: &Arc<World>, ready: Option<((), Range<u64>)>, trouble: Trouble) {
+    let (mut turn, mut next) = ready.unzip();
+    loop {
+        if turn.is_none() {
+            turn = Some(wait_turn(world).await);
+            machine.has_turn();
+        }
+        if chance(trouble.ends) {
+            machine.end("over");
+        }
+        shuttle::future::yield_now().await;
+        let Some(run) = next.take().or_else(|| machine.claim()) else {
+            give_turn(world, turn.take());
+            return;
+        };
+        dispatch(machine, world, trouble);
+        {
+            let mut flying = world.flying.lock().unwrap();
+            for block in run.clone() {
+                assert!(flying.insert(block), "block {block} flies twice");
+                assert!(!world.present.lock().unwrap()[block as usize], "block {block} is there already");
+            }
+        }
+        let failed = fly(machine, world, &run, trouble).await;
+        world.flying.lock().unwrap().retain(|block| !run.contains(block));
+        if failed {
+            machine.fail(&run, &"failed");
+        }
+        let died = chance(trouble.dies);
+        machine.give_back(&run);
+        give_turn(world, turn.take());
+        if died {
+            machine.courier_died(&"died");
+            return;
+        }
+        turn = try_turn(world);
+        if turn.is_none() && machine.leave_to_others() {
+            return;
+        }
+    }
+}
+
+async fn wait_turn(world: &Arc<World>) {
+    while try_turn(world).is_none() {
+        shuttle::future::yield_now().await;
+    }
+}
+
+fn give_turn(world: &Arc<World>, turn: Option<()>) {
+    if turn.is_some() {
+        *world.turns.lock().unwrap() += 1;
+    }
+}
+
+/// Brings the blocks of a run in two halves each; true when it failed.
+async fn fly(machine: &Machine, world: &Arc<World>, run: &Range<u64>, trouble: Trouble) -> bool {
+    for block in run.clone() {
+        let span = world.blocks().span(block);
+        if !machine.is_wanted(span.start, true) {
+            return false;
+        }
+        machine.land(run, span.start + 2);
+        shuttle::future::yield_now().await;
+        if chance(trouble.fails) {
+            return true;
+        }
+        world.present.lock().unwrap()[block as usize] = true;
+        machine.land(run, span.end);
+        shuttle::future::yield_now().await;
+    }
+    false
+}
+
+/// As `Kept::read` does it. Ends with all bytes of its span, an error, or by leaving.
+async fn reader(machine: &Machine, world: &Arc<World>, span: Range<u64>, trouble: Trouble) {
+    let mut position = span.start;
+    let mut ticket = None;
+    while position < span.end {
+        let changed = machine.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        position = match machine.look(position, ticket) {
+            Err(why) => {
+                assert!(["failed", "died", "over"].contains(&why), "{why}");
+                assert!(why != "over" || machine.over().is_some());
+                break;
+            }
+            Ok(Found::Block) => world.blocks().span(world.blocks().of_offset(position)).end.min(span.end),
+            Ok(Found::Landed(landed)) => {
+                assert!(landed > position, "nothing landed behind {position}");
+                landed.min(span.end)
+            }
+            Ok(Found::Nothing) if ticket.is_none() => {
+                ticket = Some(machine.want(span.clone()).0);
+                dispatch(machine, world, trouble);
+                continue;
+            }
+            Ok(Found::Nothing) if ticket.is_some_and(|ticket| !machine.still_wants(ticket, position)) => {
+                machine.leave(ticket.take().expect("it has one"));
+                continue;
+            }
+            Ok(Found::Nothing) => {
+                if chance(trouble.leaves) {
+                    break;
+                }
+                changed.await;
+                continue;
+            }
+        };
+        if let Some(ticket) = ticket {
+            machine.advance(ticket, position);
+        }
+    }
+    if let Some(ticket) = ticket {
+        machine.leave(ticket);
+    }
+}
+
+fn play(when_client_leaves: WhenClientLeaves, trouble: Trouble) {
+    let world = Arc::new(World {
+        present: Mutex::new(std::array::from_fn(|_| chance(20))),
+        flying: Mutex::new(BTreeSet::new()),
+        turns: Mutex::new(TURNS),
+    });
+    let bounds = Bounds { couriers_max: 3, run_blocks: 2, when_client_leaves };
+    let machine: Machine = Arc::new(Flights::new(world.clone(), bounds));
+    let readers: Vec<_> = [0..SIZE, 15..42, 0..SIZE, 50..SIZE]
+        .into_iter()
+        .map(|span| {
+            let (machine, world) = (machine.clone(), world.clone());
+            shuttle::future::spawn(async move { reader(&machine, &world, span, trouble).await })
+        })
+        .collect();
+    shuttle::future::block_on(async {
+        for reader in readers {
+            reader.await.unwrap();
+        }
+        // The couriers end by themselves; shuttle reports it if they do not.
+        while machine.load() != (0, 0) || *world.turns.lock().unwrap() != TURNS {
+            shuttle::future::yield_now().await;
+        }
+    });
+    assert!(world.flying.lock().unwrap().is_empty());
+    let quiet = trouble.fails + trouble.dies + trouble.ends == 0;
+    if quiet && (trouble.leaves == 0 || when_client_leaves == WhenClientLeaves::FinishRequest) {
+        assert!(world.present.lock().unwrap().iter().all(|present| *present), "what was wanted is not there");
+    }
+}
+
+const POLICIES: [WhenClientLeaves; 3] = [WhenClientLeaves::FinishBlock, WhenClientLeaves::FinishRequest, WhenClientLeaves::Stop];
+const NONE: Trouble = Trouble { fails: 0, dies: 0, leaves: 0, ends: 0 };
+const TROUBLES: [Trouble; 5] = [
+    NONE,
+    Trouble { leaves: 15, ..NONE },
+    Trouble { fails: 10, leaves: 5, ..NONE },
+    Trouble { fails: 3, dies: 5, leaves: 5, ..NONE },
+    Trouble { fails: 3, leaves: 5, ends: 5, ..NONE },
+];
+
+#[test]
+fn no_order_of_events_loses_a_reader_a_block_or_a_courier() {
+    let iterations = std::env::var("SHUTTLE_ITERATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(400);
+    for policy in POLICIES {
+        for trouble in TROUBLES {
+            shuttle::check_random(move || play(policy, trouble), iterations);
+            shuttle::check_pct(move || play(policy, trouble), iterations, 3);
+        }
+    }
+}
