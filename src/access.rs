@@ -14,6 +14,15 @@ use std::time::{Duration, SystemTime};
 /// Verdicts remembered; the oldest are asked again beyond this.
 const VERDICTS_MAX: u64 = 100_000;
 
+/// Why a caller may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Anybody may: no token is needed.
+    Open,
+    /// Upstream accepted this caller.
+    Caller,
+}
+
 /// Remembers what upstream said about callers and repos.
 pub struct Access {
     origin: Arc<Origin>,
@@ -41,9 +50,9 @@ impl Access {
     }
 
     /// Lets a caller read a repo's files, or says upstream's no. Asked once for many callers at a time.
-    pub async fn check(&self, repo: &RepoId, token: Option<&Token>) -> Result<(), HubError> {
+    pub async fn check(&self, repo: &RepoId, token: Option<&Token>) -> Result<Admission, HubError> {
         if self.is_open(repo).await? {
-            return Ok(());
+            return Ok(Admission::Open);
         }
         let key = (repo.clone(), Token::fingerprint(token));
         let asked = self.accepted.try_get_with(key, async {
@@ -52,7 +61,13 @@ impl Access {
                 Err(error) => Err(error.to_hub()),
             }
         });
-        asked.await.map_err(|error| (*error).clone())
+        asked.await.map(|()| Admission::Caller).map_err(|error| (*error).clone())
+    }
+
+    /// Forgets what upstream said about a caller, and whether the repo is open: it has just said otherwise.
+    pub async fn doubt(&self, repo: &RepoId, token: Option<&Token>) {
+        self.accepted.invalidate(&(repo.clone(), Token::fingerprint(token))).await;
+        self.open.invalidate(repo).await;
     }
 
     /// Whether anybody may read the repo. When upstream cannot tell, or not soon, what it said last counts.
@@ -136,6 +151,7 @@ impl Access {
         let kept = tokio::task::spawn_blocking(move || store.refs().get_access(&repo)).await;
         let kept = kept.ok()?.ok()??;
         let age = SystemTime::now().duration_since(kept.at).unwrap_or_default();
-        (age < self.stale).then_some(kept.open)
+        // Without an upstream there is nobody who could say otherwise, however old it is.
+        (self.offline || age < self.stale).then_some(kept.open)
     }
 }

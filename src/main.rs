@@ -46,7 +46,12 @@ fn fetch(config: Config, asked: &pull::Pull) -> ExitCode {
     // The progress bar has the screen; what the mirror logs for each request would tear it.
     start_log("error");
     match server::mirror_for(&config) {
-        Ok(mirror) => pull::run(asked, mirror.address()),
+        Ok(mirror) => {
+            if let server::MirrorAt::Elsewhere { address, upstream } = &mirror {
+                eprintln!("pulling through the mirror at {address}, which has this directory and asks {upstream}");
+            }
+            pull::run(asked, mirror.address())
+        }
         Err(error) => failed(&error),
     }
 }
@@ -56,10 +61,19 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Modules of pingora that call it an error when a client leaves or a kept connection was closed; our own line says both.
+const ALARMISTS: [&str; 2] = ["pingora_proxy", "pingora_core::connectors"];
+
 /// Logs to stderr: our own lines from `level` on, those of the libraries from `warn` on, for they say much at `info`.
 fn start_log(level: &str) {
     let level = level.parse().unwrap_or(log::LevelFilter::Info);
-    env_logger::Builder::new()
+    let mut logger = env_logger::Builder::new();
+    if level < log::LevelFilter::Debug {
+        ALARMISTS.iter().for_each(|module| {
+            logger.filter_module(module, log::LevelFilter::Off);
+        });
+    }
+    logger
         .filter_level(level.min(log::LevelFilter::Warn))
         .filter_module("dingospeed", level)
         .format_timestamp_millis()

@@ -276,3 +276,40 @@ async fn asking_at_a_commit_does_not_make_the_branch_younger() {
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     assert_eq!(mirror.get(a).await.body, "new".as_bytes(), "its time is over");
 }
+
+#[tokio::test]
+async fn links_to_another_name_of_upstream_lead_here_too() {
+    let builder = FakeHub::builder().page_len(2, 2).public_url("https://hub.example.org");
+    let hub = builder.start().await.expect("two free ports");
+    let repo = hub.model("acme/many");
+    for n in 0..5 {
+        repo.file(&format!("f{n}"), "x");
+    }
+    repo.commit("first");
+    let mirror = Mirror::start(&hub).await;
+    let page = mirror.get("/api/models/acme/many/tree/main?recursive=true").await;
+    let link = page.header("link").expect("a next page");
+    assert!(link.starts_with("<http://mirror.test/api/models/acme/many/tree/"), "{link}");
+}
+
+#[tokio::test]
+async fn invented_parameters_fill_no_disk() {
+    let hub = FakeHub::start().await;
+    hub.model("acme/tiny").file("a", "x").commit("first");
+    let mirror = Mirror::start(&hub).await;
+    let count = || walk(&mirror.repos().join("api"));
+    mirror.get("/api/models/acme/tiny/tree/main?recursive=true").await;
+    mirror.get("/api/models/acme/tiny/revision/main?blobs=true").await;
+    let before = count();
+    for n in 2..22 {
+        for target in ["tree/main?recursive=true&limit=", "tree/main?x=", "revision/main?blobs="] {
+            mirror.get(&format!("/api/models/acme/tiny/{target}{n}")).await;
+        }
+    }
+    assert_eq!(count(), before);
+}
+
+fn walk(dir: &std::path::Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 1 };
+    entries.map(|entry| walk(&entry.expect("an entry").path())).sum()
+}

@@ -410,3 +410,123 @@ async fn a_long_fill_leaves_turns_to_others() {
     let runs = s.hub.fetched("long.bin");
     assert!(runs < 20, "the long file came first: {runs} of its 24 runs");
 }
+
+/// Damages a byte of the kept object, and drops it from the page cache.
+fn rot(mirror: &Mirror, oid: &str, content: &[u8], offset: usize) {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileExt;
+    let blob = mirror.repos().join("blobs").join(&oid[..2]).join(oid);
+    let kept = std::fs::read(&blob).expect("the block file");
+    let mark = &content[offset..offset + 32];
+    let at = kept.windows(32).position(|window| window == mark).expect("the payload is stored as it is");
+    let file = std::fs::File::options().write(true).open(&blob).expect("the block file");
+    file.write_all_at(&[kept[at] ^ 1], at as u64).expect("a write");
+    file.sync_all().expect("a sync");
+    // SAFETY: takes an open descriptor and no pointer.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
+#[tokio::test]
+async fn what_is_fetched_again_for_rot_is_in_the_verdict() {
+    let hub = FakeHub::start().await;
+    let bytes = noise(17, 24 * MIB);
+    let oid = hub.model("acme/large").lfs("w.bin", &bytes).commit("first").oid("w.bin");
+    let mirror = Mirror::of(&hub).set("fetch.when_client_leaves", "finish_request").start().await;
+    // Blocks that are hashed as they come, and that no client reads: a page that is in use would not leave the memory.
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[&format!("Range: bytes=0-{}", 16 * MIB - 1)]).await;
+    assert_eq!(connection.head("GET").await.expect("an answer").0, 206);
+    drop(connection);
+    let mut tries = 0;
+    while mirror.metrics().await.of("dingospeed_blocks_filled_total") < 16.0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tries += 1;
+        assert!(tries < 400, "the wish of a client that left is fulfilled");
+    }
+    rot(&mirror, &oid, &bytes, 14 * MIB + 100);
+
+    // It comes again, wrong.
+    let flip = hub.fault("w.bin").on_cdn().times(1).flip(14 * MIB as u64 + 5);
+    let answer = mirror.get(FILE).await;
+    assert_eq!(flip.hits(), 1, "the rotten block was fetched again");
+    assert!(!answer.whole || answer.body == bytes, "a complete wrong file");
+    let answer = mirror.get(FILE).await;
+    assert_right(&answer, &bytes);
+}
+
+#[tokio::test]
+async fn one_callers_bad_token_is_not_the_others_trouble() {
+    let s = setup().await;
+    let mirror = std::sync::Arc::new(Mirror::start(&s.hub).await);
+    // Its facts are known and the repo is known to be open; its bytes are not here.
+    assert_eq!(mirror.head(FILE).await.status, 200);
+    s.hub.fault("/resolve/").on_hub().latency(Duration::from_millis(400));
+    let bad = {
+        let mirror = mirror.clone();
+        tokio::spawn(async move { mirror.ask("GET", FILE, &["Authorization: Bearer expired"]).await })
+    };
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    let bad = bad.await.expect("no panic");
+    assert_right(&bad, &s.bytes);
+}
+
+#[tokio::test]
+async fn a_short_outage_is_only_a_pause() {
+    let s = setup().await;
+    s.hub.fault("w.bin").on_cdn().rate(2 << 20);
+    let mirror = Mirror::of(&s.hub).set("fetch.connections_per_object", 2).start().await;
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    assert_eq!(connection.head("GET").await.expect("an answer").0, 200);
+    let mut got = connection.piece().await.expect("bytes").expect("bytes").to_vec();
+    s.hub.clear_faults();
+    let outage = s.hub.fault("w.bin").on_cdn().status(503, &[]);
+    s.hub.fault("w.bin").on_cdn().cut_after(0);
+    let lift = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        s.hub.clear_faults();
+    };
+    let read = async {
+        while let Some(piece) = connection.piece().await.expect("no cut") {
+            got.extend_from_slice(&piece);
+        }
+        got
+    };
+    let (got, ()) = tokio::join!(read, lift);
+    assert!(got == s.bytes, "{} bytes", got.len());
+    let _ = outage;
+}
+
+#[tokio::test]
+async fn a_hung_flight_does_not_keep_others_of_its_object_waiting() {
+    let s = setup().await;
+    s.hub.model("acme/other").synthetic("slow.bin", 4 * MIB as u64, 9).commit("first");
+    let mirror =
+        std::sync::Arc::new(Mirror::of(&s.hub).set("fetch.connections", 2).set("upstream.read_timeout", "30s").start().await);
+    assert_eq!(mirror.head(FILE).await.status, 200);
+    let hang = s.hub.fault("w.bin").on_cdn().times(1).hang_after(10);
+    s.hub.fault("slow.bin").on_cdn().rate(1 << 20);
+    let hung = {
+        let mirror = mirror.clone();
+        tokio::spawn(async move { mirror.get_range(FILE, "bytes=0-1000").await })
+    };
+    while hang.hits() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let slow = {
+        let mirror = mirror.clone();
+        tokio::spawn(async move { mirror.get("/acme/other/resolve/main/slow.bin").await })
+    };
+    s.hub
+        .wait_calls("the slow file", |calls| calls.iter().any(|call| call.file.as_deref().is_some_and(|f| f.contains("slow"))))
+        .await;
+    // Both turns are taken; the next one that comes free is this one's, long before the hung one gives up.
+    let began = std::time::Instant::now();
+    let range = format!("bytes={}-{}", 5 * MIB, 5 * MIB + 99);
+    let part = mirror.get_range(FILE, &range).await;
+    assert!(part.status == 206 && part.body == s.bytes[5 * MIB..5 * MIB + 100], "{part:.0?}");
+    assert!(began.elapsed() < Duration::from_secs(25), "it waited for the hung one");
+    assert!(slow.await.expect("no panic").whole);
+    hung.abort();
+}

@@ -21,20 +21,10 @@ const AGENTS_TTL: Duration = Duration::from_secs(24 * 3600);
 const COALESCED_FOR: Duration = Duration::from_secs(1);
 /// Bytes of answers on their way; only to share them.
 const COALESCED_LEN_MAX: u64 = 128 << 20;
-/// Parameters that mean something to the Hub on the routes whose answers are kept.
-const QUERIES_KEPT: [&str; 11] = [
-    "blobs",
-    "cursor",
-    "expand",
-    "expand[]",
-    "expand%5B%5D",
-    "formatted",
-    "include_prs",
-    "limit",
-    "p",
-    "recursive",
-    "securityStatus",
-];
+/// Switches whose answers are kept, besides pages (`cursor`, `p`).
+const SWITCHES_KEPT: [&str; 6] = ["blobs", "expand", "formatted", "include_prs", "recursive", "securityStatus"];
+/// Longest mark of a page; the Hub's have about 200 characters.
+const CURSOR_LEN_MAX: usize = 1000;
 /// Upstream's headers that mean something to clients. `Link` is rewritten on the way out.
 const HEADERS_KEPT: [&str; 12] = [
     "content-type",
@@ -127,6 +117,7 @@ impl Mirror {
             }
         };
         match open {
+            Some(record) if self.config.upstream.offline => Ok(Arc::new(answer_of(&record, "stale"))),
             Some(record) if is_usable(&record) => {
                 log::warn!("upstream fails for {target}, the kept answer is used: {error}");
                 Ok(Arc::new(answer_of(&record, "stale")))
@@ -140,8 +131,7 @@ impl Mirror {
             Some(_) => FOREVER,
             None => self.config.freshness.revision,
         };
-        // Whoever invents a parameter must not make us keep a copy for each of its values.
-        if !query.split('&').all(|pair| pair.is_empty() || QUERIES_KEPT.contains(&pair.split('=').next().unwrap_or(""))) {
+        if !query.split('&').all(|pair| pair.is_empty() || is_kept(pair)) {
             return None;
         }
         let of = |repo: &RepoId, name: &str, fresh_for| Some(Keep { key: RecordKey::of_repo(repo, name, target), fresh_for });
@@ -242,6 +232,18 @@ enum Learned {
     Nothing,
     /// Its ids are hidden from this caller.
     Masked,
+}
+
+/// Whether an answer to a question with this parameter is kept. What takes any value is not: or whoever invents values would
+/// make us keep a copy for each.
+fn is_kept(pair: &str) -> bool {
+    let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
+    match key {
+        // A cursor that upstream did not make gets no 200.
+        "cursor" => value.len() <= CURSOR_LEN_MAX,
+        "p" => value.len() <= 4 && value.bytes().all(|b| b.is_ascii_digit()),
+        _ => SWITCHES_KEPT.contains(&key) && matches!(value, "true" | "false" | "1" | "0"),
+    }
 }
 
 fn commit_of(answer: &Answer) -> Option<Commit> {

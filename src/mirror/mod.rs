@@ -20,7 +20,7 @@ pub use error::MirrorError;
 pub(crate) use error::refused;
 pub use reader::Reader;
 
-use crate::access::Access;
+use crate::access::{Access, Admission};
 use crate::config::{Config, WhenClientLeaves};
 use crate::hub::Oid;
 use crate::source::{Origin, SourceError, Token};
@@ -28,7 +28,7 @@ use crate::store::{Blocks, Store, StoreError};
 use catalog::Catalog;
 use fill::Fill;
 use limits::{Disk, Limits, Turns};
-use sources::{Place, Sources};
+use sources::Sources;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -104,15 +104,20 @@ impl Mirror {
         })
     }
 
-    /// Opens a file's bytes. `token` is one that upstream lets read the file; it may be used for fetching.
-    pub async fn read(self: &Arc<Self>, file: &FileInfo, token: Option<&Token>) -> Result<Reader, MirrorError> {
+    /// Opens a file's bytes for a caller whom [`Access`] let through; its token may be used for fetching.
+    pub async fn read(
+        self: &Arc<Self>,
+        file: &FileInfo,
+        token: Option<&Token>,
+        admission: Admission,
+    ) -> Result<Reader, MirrorError> {
         let opened = match self.live(file).await {
             Some(fill) => Ok(fill),
             None => self.open(file).await,
         };
         let fill = match opened {
             Ok(fill) => fill,
-            Err(MirrorError::Store(error)) => return self.read_through(file, token, error),
+            Err(MirrorError::Store(error)) => return self.read_through(file, token, admission, error),
             Err(error) => return Err(error),
         };
         if fill.object.size() != file.size {
@@ -120,14 +125,20 @@ impl Mirror {
             return Err(SourceError::Broken { host: self.origin.base(), cause }.into());
         }
         if !self.config.upstream.offline {
-            fill.sources.add(Place::of(file, token));
+            fill.sources.add(file, token, admission);
         }
         self.link(file);
         Ok(Reader::new(fill))
     }
 
     /// Reads past the disk, which cannot hold the object.
-    fn read_through(&self, file: &FileInfo, token: Option<&Token>, error: StoreError) -> Result<Reader, MirrorError> {
+    fn read_through(
+        &self,
+        file: &FileInfo,
+        token: Option<&Token>,
+        admission: Admission,
+        error: StoreError,
+    ) -> Result<Reader, MirrorError> {
         if let StoreError::SizeMismatch { .. } = error {
             return Err(SourceError::Broken { host: self.origin.base(), cause: error.to_string() }.into());
         }
@@ -136,7 +147,7 @@ impl Mirror {
             return Err(error.into());
         }
         let sources = Sources::new(self.origin.clone(), file.oid);
-        sources.add(Place::of(file, token));
+        sources.add(file, token, admission);
         Ok(Reader::through(Through::new(file.oid, file.size, Arc::new(sources), self.limits.clone())))
     }
 

@@ -292,6 +292,7 @@ impl Drop for Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Admission;
     use crate::config::Config;
     use crate::hub::{Commit, FilePath, Oid, RepoId, RepoKind};
     use crate::mirror::{FileInfo, Mirror};
@@ -346,7 +347,7 @@ mod tests {
         let bytes: Vec<u8> = (0..SIZE).map(|at| (at % 253) as u8).collect();
         let oid = oid_of(&bytes);
         let mirror = mirror_with_unjudged_object(dir.path(), &bytes, oid);
-        let mut reader = mirror.read(&file(oid, SIZE), None).await.unwrap();
+        let mut reader = mirror.read(&file(oid, SIZE), None, Admission::Open).await.unwrap();
         // The verdict of the opening is through, or waits for this lock; take it back.
         let Way::Kept(Kept { fill, .. }) = &reader.way else { panic!("not from the store") };
         let fill = fill.clone();
@@ -376,13 +377,16 @@ mod tests {
         let bytes = vec![7; 5000];
         let oid = oid_of(&bytes);
         let mirror = mirror_with_unjudged_object(dir.path(), &bytes, oid);
-        let mut reader = mirror.read(&file(oid, 5000), None).await.unwrap();
+        let mut reader = mirror.read(&file(oid, 5000), None, Admission::Open).await.unwrap();
         reader.seek(4000..5001);
         assert!(matches!(reader.next().await, Err(MirrorError::Source(SourceError::Broken { .. }))));
         // Once proven, its size is beyond doubt.
         reader.seek(0..5000);
         assert!(rest(&mut reader).await == bytes);
-        assert!(matches!(mirror.read(&file(oid, 4999), None).await, Err(MirrorError::Source(SourceError::Broken { .. }))));
+        assert!(matches!(
+            mirror.read(&file(oid, 4999), None, Admission::Open).await,
+            Err(MirrorError::Source(SourceError::Broken { .. }))
+        ));
     }
 
     #[tokio::test]
@@ -390,13 +394,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let oid = oid_of(b"not empty");
         let mirror = mirror_with_unjudged_object(dir.path(), b"", oid);
-        let mut reader = mirror.read(&file(oid, 0), None).await.unwrap();
+        let mut reader = mirror.read(&file(oid, 0), None, Admission::Open).await.unwrap();
         assert!(matches!(reader.next().await, Err(MirrorError::Mismatch { .. })));
 
         let dir = tempfile::tempdir().unwrap();
         let oid = oid_of(b"");
         let mirror = mirror_with_unjudged_object(dir.path(), b"", oid);
-        let mut reader = mirror.read(&file(oid, 0), None).await.unwrap();
+        let mut reader = mirror.read(&file(oid, 0), None, Admission::Open).await.unwrap();
         assert!(reader.next().await.unwrap().is_none());
     }
 }

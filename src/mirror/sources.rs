@@ -2,15 +2,16 @@
 
 use super::FileInfo;
 use super::error::MirrorError;
+use crate::access::Admission;
 use crate::hub::{ApiTarget, Oid};
 use crate::source::{Body, Origin, SourceError, Token, Url};
 use http::{HeaderValue, header};
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-/// More files of the same content than this add nothing.
-const PLACES_MAX: usize = 4;
+/// More places of the same content than this add nothing.
+const PLACES_MAX: usize = 6;
 
 /// A file upstream, and a caller whom upstream lets read it.
 #[derive(Clone, PartialEq, Eq)]
@@ -18,13 +19,6 @@ pub(super) struct Place {
     /// The resolve path at a commit.
     pub(super) target: String,
     pub(super) token: Option<Token>,
-}
-
-impl Place {
-    pub(super) fn of(file: &FileInfo, token: Option<&Token>) -> Place {
-        let target = ApiTarget::resolve(&file.repo, &file.commit.into(), &file.path).upstream_path_and_query();
-        Place { target, token: token.cloned() }
-    }
 }
 
 /// The places of one object, and the signed URL last found for it, shared by all its couriers.
@@ -59,17 +53,24 @@ impl Sources {
         Sources { origin, oid, places: Mutex::default(), lookup: tokio::sync::Mutex::default() }
     }
 
-    /// Adds a place; it is the first one asked from now on.
-    pub(super) fn add(&self, place: Place) {
-        let mut places = self.places.lock().unwrap_or_else(|e| e.into_inner());
-        places.retain(|known| *known != place);
-        places.insert(0, place);
-        places.truncate(PLACES_MAX);
+    /// Adds a file with this content, as this caller reads it; it is the first place asked from now on.
+    pub(super) fn add(&self, file: &FileInfo, token: Option<&Token>, admission: Admission) {
+        let target = ApiTarget::resolve(&file.repo, &file.commit.into(), &file.path).upstream_path_and_query();
+        let mut places = self.places();
+        if token.is_some() && admission == Admission::Open {
+            // Should the token prove bad: the file is there for anybody.
+            put_first(&mut places, Place { target: target.clone(), token: None });
+        }
+        put_first(&mut places, Place { target, token: token.cloned() });
+    }
+
+    fn places(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.places.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Whether there is nowhere to ask.
     pub(super) fn is_empty(&self) -> bool {
-        self.places.lock().unwrap_or_else(|e| e.into_inner()).is_empty()
+        self.places().is_empty()
     }
 
     /// Opens the bytes of `span`; the body starts at the returned offset. A kept URL that is refused (signatures expire)
@@ -122,9 +123,10 @@ impl Sources {
         {
             return Err(error.clone());
         }
-        let places = self.places.lock().unwrap_or_else(|e| e.into_inner()).clone();
         let mut failed: Option<MirrorError> = None;
-        for place in places {
+        let mut tried: Vec<Place> = Vec::new();
+        while let Some(place) = self.next_place(&tried) {
+            tried.push(place.clone());
             let error = match self.origin.locate(&place.target, place.token.as_ref()).await {
                 Ok(found) if found.oid == self.oid && found.size == size => {
                     let found = Found { url: found.url, token: place.token, etag: None };
@@ -139,6 +141,10 @@ impl Sources {
                 }
                 Err(error) => error,
             };
+            if let SourceError::Refused { .. } = error {
+                // One caller's token is not the others' trouble. Its owner puts it back with the next request.
+                self.places().retain(|known| *known != place);
+            }
             // What may pass gives hope, so it is told rather than the no that another place met.
             if failed.is_none() || error.is_passing() {
                 failed = Some(error.into());
@@ -149,10 +155,22 @@ impl Sources {
         Err(error)
     }
 
+    /// The first place not tried yet. Looked at anew each time: who comes meanwhile may have a better one than those before.
+    fn next_place(&self, tried: &[Place]) -> Option<Place> {
+        let places = self.places();
+        places.iter().find(|place| !tried.contains(place)).filter(|_| tried.len() < 2 * PLACES_MAX).cloned()
+    }
+
     async fn forget(&self, url: &Url) {
         let mut lookup = self.lookup.lock().await;
         if lookup.found.as_ref().is_some_and(|known| known.url == *url) {
             lookup.found = None;
         }
     }
+}
+
+fn put_first(places: &mut Vec<Place>, place: Place) {
+    places.retain(|known| *known != place);
+    places.insert(0, place);
+    places.truncate(PLACES_MAX);
 }

@@ -9,11 +9,12 @@ mod range;
 mod respond;
 mod storage;
 
+use crate::access::Admission;
 use crate::config::Config;
 use crate::hub::{ApiTarget, HubError, Own, RangeAsk, Route, content_disposition, content_type};
 use crate::metrics::metrics;
-use crate::mirror::{FileInfo, Mirror, Reader};
-use crate::source::Token;
+use crate::mirror::{FileInfo, Mirror, MirrorError, Reader};
+use crate::source::{SourceError, Token};
 use async_trait::async_trait;
 use http::{Method, header};
 use pingora_cache::{CacheKey, CacheMeta, NoCacheReason};
@@ -77,9 +78,9 @@ impl HubProxy {
         let token = Token::from_header(head.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()));
         match route {
             Route::Resolve { repo, revision, path } => {
-                self.admit(&repo, &revision, &path, token.as_ref()).await?;
+                let admission = self.admit(&repo, &revision, &path, token.as_ref()).await?;
                 let file = self.mirror.file(&repo, &revision, &path, token.as_ref()).await.map_err(HubError::into_refusal)?;
-                self.prepare(session, ctx, file, token.as_ref()).await?;
+                self.prepare(session, ctx, file, token.as_ref(), admission).await?;
                 Ok(None)
             }
             Route::Own(own) => {
@@ -111,20 +112,42 @@ impl HubProxy {
         revision: &crate::hub::Revision,
         path: &crate::hub::FilePath,
         token: Option<&Token>,
-    ) -> Result<(), Refusal> {
-        let Err(refusal) = self.mirror.access.check(repo, token).await else { return Ok(()) };
+    ) -> Result<Admission, Refusal> {
+        let refusal = match self.mirror.access.check(repo, token).await {
+            Ok(admission) => return Ok(admission),
+            Err(refusal) => refusal,
+        };
         if refusal.status >= 500 || refusal.status == 429 {
             return Err(refusal.into_refusal());
         }
         let target = ApiTarget::resolve(repo, revision, path).upstream_path_and_query();
         match self.mirror.origin.locate(&target, token).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(Admission::Caller),
             Err(error) => Err(error.to_hub().into_refusal()),
         }
     }
 
+    /// Says why a file that was let through cannot be had. A no from upstream may have met another caller's question, so this
+    /// caller's own is asked.
+    async fn explain(&self, error: MirrorError, file: &FileInfo, token: Option<&Token>) -> Refusal {
+        let MirrorError::Source(SourceError::Refused { .. }) = error else { return error.to_hub().into_refusal() };
+        self.mirror.access.doubt(&file.repo, token).await;
+        let target = ApiTarget::resolve(&file.repo, &file.commit.into(), &file.path).upstream_path_and_query();
+        match self.mirror.origin.locate(&target, token).await {
+            Ok(_) => HubError::upstream_unavailable("upstream refused these bytes a moment ago", 1).into_refusal(),
+            Err(error) => error.to_hub().into_refusal(),
+        }
+    }
+
     /// Waits for the first byte of what is asked, so that trouble still has a status of its own.
-    async fn prepare(&self, session: &Session, ctx: &mut Ctx, file: FileInfo, token: Option<&Token>) -> Result<(), Refusal> {
+    async fn prepare(
+        &self,
+        session: &Session,
+        ctx: &mut Ctx,
+        file: FileInfo,
+        token: Option<&Token>,
+        admission: Admission,
+    ) -> Result<(), Refusal> {
         let request = session.req_header();
         ctx.ask = range::asked(request, &file);
         let first = match &ctx.ask {
@@ -136,9 +159,14 @@ impl HubProxy {
         let sends_body = request.method == Method::GET && !range::not_modified(request, &file);
         // Without a body to send, the object is not even opened: clients ask the heads of many files they never fetch.
         if let Some(span) = first.filter(|_| sends_body) {
-            let mut reader = self.mirror.read(&file, token).await.map_err(|e| e.to_hub().into_refusal())?;
-            reader.prepare(span).await.map_err(|e| e.to_hub().into_refusal())?;
-            ctx.reader = Some(reader);
+            let prepared = async {
+                let mut reader = self.mirror.read(&file, token, admission).await?;
+                reader.prepare(span).await.map(|()| reader)
+            };
+            ctx.reader = match prepared.await {
+                Ok(reader) => Some(reader),
+                Err(error) => return Err(self.explain(error, &file, token).await),
+            };
         }
         ctx.file = Some(file);
         Ok(())

@@ -19,8 +19,8 @@ const END_MAX: Duration = Duration::from_secs(60);
 /// Where the mirror of a directory answers.
 #[derive(Debug)]
 pub enum MirrorAt {
-    /// Another process has it.
-    Elsewhere(SocketAddr),
+    /// Another process has it, whose own configuration counts.
+    Elsewhere { address: SocketAddr, upstream: String },
     /// This process has started one, which ends when this is dropped.
     Here(Running),
 }
@@ -37,7 +37,7 @@ impl MirrorAt {
     /// Returns an address to connect to.
     pub fn address(&self) -> SocketAddr {
         match self {
-            MirrorAt::Elsewhere(address) => *address,
+            MirrorAt::Elsewhere { address, .. } => *address,
             MirrorAt::Here(running) => running.address,
         }
     }
@@ -52,7 +52,14 @@ pub fn mirror_for(config: &Config) -> Result<MirrorAt, ServeError> {
             None => return start_in_background(config.clone()).map(MirrorAt::Here),
             Some(note) => {
                 if let Some(address) = listen_of(note) {
-                    return Ok(MirrorAt::Elsewhere(reachable(address)));
+                    let address = reachable(address);
+                    let upstream = upstream_of(note).unwrap_or_default();
+                    // An upstream that was named must not be replaced by another one in silence.
+                    let named = (config.upstream.url != Config::default().upstream.url).then_some(&config.upstream.url);
+                    return match named.filter(|named| **named != upstream) {
+                        Some(named) => Err(ServeError::OtherUpstream { address, upstream, named: named.clone() }),
+                        None => Ok(MirrorAt::Elsewhere { address, upstream }),
+                    };
                 }
             }
         }
@@ -112,6 +119,11 @@ impl Drop for Running {
 fn listen_of(note: &str) -> Option<SocketAddr> {
     let note: serde_json::Value = serde_json::from_str(note).ok()?;
     note.get("listen")?.as_str()?.parse().ok()
+}
+
+fn upstream_of(note: &str) -> Option<String> {
+    let note: serde_json::Value = serde_json::from_str(note).ok()?;
+    Some(note.get("upstream")?.as_str()?.to_owned())
 }
 
 #[cfg(test)]

@@ -48,6 +48,11 @@ pub enum ServeError {
     /// The address is taken, not ours, or not there.
     #[error("cannot listen on {address}: {source}; {remedy}")]
     Listen { address: String, source: io::Error, remedy: String },
+    #[error(
+        "the mirror that works in this directory (at {address}) asks {upstream}, not {named}: leave --upstream out, or use another \
+         directory"
+    )]
+    OtherUpstream { address: SocketAddr, upstream: String, named: String },
     #[error("cannot start threads or watch for signals: {0}")]
     System(#[from] io::Error),
     /// The accept loop has ended by itself, which is a fault of the program.
@@ -120,7 +125,10 @@ async fn serve(
         services.spawn(socket.serve(pingora_prometheus::prometheus_http_service(), shutdown));
     }
     let gauges = tokio::spawn(disk::watch(store.clone()));
-    store.note_holder(&serde_json::json!({ "pid": std::process::id(), "listen": address.to_string() }).to_string())?;
+    store.note_holder(
+        &serde_json::json!({ "pid": std::process::id(), "listen": address.to_string(), "upstream": config.upstream.url })
+            .to_string(),
+    )?;
     started(address);
 
     tokio::select! {

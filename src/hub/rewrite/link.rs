@@ -3,18 +3,21 @@
 /// Link relations that would lead a client to Xet.
 const XET_RELATIONS: [&str; 2] = ["xet-auth", "xet-reconstruction-info"];
 
-/// Rewrites a `Link` header: targets on one of `upstream_bases` (`https://huggingface.co`) and absolute paths move to
-/// `mirror_base`, links to Xet go. Returns nothing when no link is left.
+/// Rewrites a `Link` header: targets on one of `upstream_bases` (`https://huggingface.co`), absolute paths, and paths of the
+/// API on any host move to `mirror_base`; other links go, those to Xet among them. Returns nothing when no link is left.
 ///
-/// The result is always absolute with a space after each semicolon, since Python clients crash on a relative target and
-/// the JavaScript client demands the space. A target on any other host is left as it is.
+/// An upstream may know itself by another name than we do, and a client must not be led away with its token. The result is
+/// always absolute with a space after each semicolon, since Python clients crash on a relative target and the JavaScript
+/// client demands the space.
 pub fn link_header(value: &str, upstream_bases: &[&str], mirror_base: &str) -> Option<String> {
     let mut links = Vec::new();
     for (target, parameters) in Links(value) {
         if target.chars().any(char::is_control) || parameters.iter().any(|parameter| is_xet_relation(parameter)) {
             continue;
         }
-        let target = moved(target, upstream_bases, mirror_base).unwrap_or_else(|| target.to_owned());
+        let Some(target) = moved(target, upstream_bases, mirror_base).or_else(|| moved_api(target, mirror_base)) else {
+            continue;
+        };
         let mut link = format!("<{target}>");
         for parameter in parameters {
             link.push_str("; ");
@@ -52,6 +55,13 @@ fn moved(target: &str, upstream_bases: &[&str], mirror_base: &str) -> Option<Str
         }
     }
     None
+}
+
+/// Returns the target on the mirror, whatever its host, if it is a question of the API.
+fn moved_api(target: &str, mirror_base: &str) -> Option<String> {
+    let (_, rest) = target.split_once("://")?;
+    let path = &rest[rest.find('/')?..];
+    path.starts_with("/api/").then(|| format!("{}{path}", mirror_base.trim_end_matches('/')))
 }
 
 fn has_scheme(value: &str) -> bool {
