@@ -66,11 +66,28 @@ impl Access {
                 }
                 Err(error) => match self.kept(repo).await {
                     Some(open) => Ok(open),
+                    // Upstream never spoke of this repo, so nothing of it was ever fetched with a token: a fallback's yes
+                    // opens what the fallback itself gives to all, for a while, and is not written down.
+                    None if self.fallbacks_open(repo).await => Ok(true),
                     None => Err(error.to_hub()),
                 },
             }
         });
         asked.await.map_err(|error| (*error).clone())
+    }
+
+    async fn fallbacks_open(&self, repo: &RepoId) -> bool {
+        if self.offline || !self.origin.has_fallbacks() {
+            return false;
+        }
+        // A record that cannot be read may have said no.
+        let (store, of) = (self.store.clone(), repo.clone());
+        let unknown = tokio::task::spawn_blocking(move || matches!(store.refs().get_access(&of), Ok(None))).await;
+        if !matches!(unknown, Ok(true)) {
+            return false;
+        }
+        let target = format!("{}/auth-check", repo.api_path());
+        self.origin.of_fallbacks().ask(&Method::GET, &target, None, None).await.is_ok_and(|reply| reply.status < 300)
     }
 
     /// Takes what an answer of upstream's says about the repo itself, which saves asking.

@@ -151,9 +151,10 @@ impl Mirror {
             let host = self.origin.base();
             return Err(SourceError::Busy { host, status: reply.status, retry_after: retry_after(&reply.headers) }.into());
         }
+        let authoritative = reply.authoritative;
         let mut answer = clean(reply, &question.route);
         if answer.status == 200 {
-            self.learn(question, &mut answer).await;
+            self.learn(question, &mut answer, authoritative).await;
         }
         let shareable = match question.route.repo() {
             Some(repo) => answer.status == 200 && keep.is_some() && self.access.is_open(repo).await.unwrap_or(false),
@@ -181,12 +182,14 @@ impl Mirror {
         }
     }
 
-    /// Takes from an answer what saves asking later.
-    async fn learn(&self, question: &Question, answer: &mut Answer) {
+    /// Takes from an answer what saves asking later. A fallback's word on who may read a repo does not count.
+    async fn learn(&self, question: &Question, answer: &mut Answer, authoritative: bool) {
         match &question.route {
             Route::RepoInfo { repo, revision } => {
                 let Ok(facts) = parse_info(&answer.body) else { return };
-                self.access.learn(repo, &facts).await;
+                if authoritative {
+                    self.access.learn(repo, &facts).await;
+                }
                 if let (Some(sha), Some(revision)) = (facts.sha, revision) {
                     self.learn_revision(repo, revision, sha).await;
                 }

@@ -46,6 +46,11 @@ impl Sources {
         let (url, token, kept) = self.url(size).await?;
         let refused = match self.origin.open(&url, token.as_ref(), span.clone(), size).await {
             Err(error @ SourceError::Refused { .. }) => error,
+            // The next try may find the bytes at another upstream.
+            Err(error @ (SourceError::Unreachable { .. } | SourceError::Timeout { .. })) if self.origin.has_fallbacks() => {
+                self.forget(&url).await;
+                return Err(error.into());
+            }
             other => return Ok(other?),
         };
         self.forget(&url).await;
@@ -74,7 +79,7 @@ impl Sources {
         let places = self.places.lock().unwrap_or_else(|e| e.into_inner()).clone();
         let mut last = MirrorError::Offline;
         for place in places {
-            match self.origin.locate(&place.target, place.token.as_ref()).await {
+            match self.origin.for_bytes().locate(&place.target, place.token.as_ref()).await {
                 Ok(found) if found.oid == self.oid && found.size == size => {
                     *located = Some((found.url.clone(), place.token.clone()));
                     return Ok((found.url, place.token, false));

@@ -118,7 +118,9 @@ impl HubProxy {
         }
         let target = ApiTarget::resolve(repo, revision, path).upstream_path_and_query();
         match self.mirror.origin.locate(&target, token).await {
-            Ok(_) => Ok(()),
+            // A fallback gives what it likes to everybody, which opens nothing here.
+            Ok(found) if found.authoritative => Ok(()),
+            Ok(_) => Err(refusal.into_refusal()),
             Err(error) => Err(error.to_hub().into_refusal()),
         }
     }
