@@ -13,3 +13,4 @@ mod files; // one file in every shape of URL: headers, ranges, conditions
 mod process; // one process per directory, signals, numbers, log
 mod pull;
 mod tidy; // the rooms of src/ and who may call whom // dingospeed pull, alone and beside a server
+mod upstream; // down, silent, slow to allow: breakers, several upstreams, proxies, rate limits
