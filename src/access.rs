@@ -3,7 +3,7 @@
 //! Knows repos, tokens (by keyed hash only) and verdicts; never HTTP responses. Enter by [`Access::check`].
 
 use crate::config::Config;
-use crate::hub::{HubError, RepoFacts, RepoId};
+use crate::hub::{HubError, RepoFacts, RepoId, parse_info};
 use crate::mirror::{KEPT_PATIENCE, MirrorError, refused};
 use crate::source::{Origin, SourceError, Token};
 use crate::store::Store;
@@ -13,6 +13,9 @@ use std::time::{Duration, SystemTime};
 
 /// Verdicts remembered; the oldest are asked again beyond this.
 const VERDICTS_MAX: u64 = 100_000;
+
+/// How long a no is remembered: those who ask for access and get it do not want to wait.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// Why a caller may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct Access {
     open: moka::future::Cache<RepoId, bool>,
     /// Callers whom upstream let read a repo.
     accepted: moka::future::Cache<(RepoId, [u8; 32]), ()>,
+    /// Callers whom it did not, for a moment: one download asks for many files.
+    refused: moka::future::Cache<(RepoId, [u8; 32]), HubError>,
 }
 
 impl Access {
@@ -46,6 +51,7 @@ impl Access {
             stale: config.freshness.stale,
             open: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
             accepted: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
+            refused: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(REFUSED_FOR)).build(),
         }
     }
 
@@ -55,13 +61,24 @@ impl Access {
             return Ok(Admission::Open);
         }
         let key = (repo.clone(), Token::fingerprint(token));
-        let asked = self.accepted.try_get_with(key, async {
-            match self.ask(repo, token).await {
+        if let Some(refusal) = self.refused.get(&key).await {
+            return Err(refusal);
+        }
+        let asked = self.accepted.try_get_with(key.clone(), async {
+            match self.ask(repo, token, Duration::MAX).await {
                 Ok(()) => Ok(()),
                 Err(error) => Err(error.to_hub()),
             }
         });
-        asked.await.map(|()| Admission::Caller).map_err(|error| (*error).clone())
+        match asked.await {
+            Ok(()) => Ok(Admission::Caller),
+            Err(error) => {
+                if matches!(error.status, 401 | 403 | 404) {
+                    self.refused.insert(key, (*error).clone()).await;
+                }
+                Err((*error).clone())
+            }
+        }
     }
 
     /// Forgets what upstream said about a caller, and whether the repo is open: it has just said otherwise.
@@ -74,15 +91,8 @@ impl Access {
     pub async fn is_open(&self, repo: &RepoId) -> Result<bool, HubError> {
         let asked = self.open.try_get_with(repo.clone(), async {
             let kept = self.kept(repo).await;
-            let question = self.ask(repo, None);
-            let answer = match kept {
-                Some(_) => tokio::time::timeout(KEPT_PATIENCE, question).await.unwrap_or_else(|_| {
-                    let cause = format!("no answer within {} s", KEPT_PATIENCE.as_secs());
-                    Err(SourceError::Timeout { host: self.origin.base(), cause }.into())
-                }),
-                None => question.await,
-            };
-            match (answer, kept) {
+            let patience = kept.map_or(Duration::MAX, |_| KEPT_PATIENCE);
+            match (self.ask(repo, None, patience).await, kept) {
                 (Ok(()), _) => {
                     self.keep(repo, true).await;
                     Ok(true)
@@ -92,10 +102,27 @@ impl Access {
                     Ok(false)
                 }
                 (Err(_), Some(open)) => Ok(open),
+                // Upstream never spoke of this repo, so nothing of it was ever fetched with a token: a fallback's yes
+                // opens what the fallback itself gives to all, for a while, and is not written down.
+                (Err(_), None) if self.fallbacks_open(repo).await => Ok(true),
                 (Err(error), None) => Err(error.to_hub()),
             }
         });
         asked.await.map_err(|error| (*error).clone())
+    }
+
+    async fn fallbacks_open(&self, repo: &RepoId) -> bool {
+        if self.offline || !self.origin.has_fallbacks() {
+            return false;
+        }
+        // A record that cannot be read may have said no.
+        let (store, of) = (self.store.clone(), repo.clone());
+        let unknown = tokio::task::spawn_blocking(move || matches!(store.refs().get_access(&of), Ok(None))).await;
+        if !matches!(unknown, Ok(true)) {
+            return false;
+        }
+        let target = format!("{}/auth-check", repo.api_path());
+        self.origin.of_fallbacks().ask(&Method::GET, &target, None, None).await.is_ok_and(|reply| reply.status < 300)
     }
 
     /// Takes what an answer of upstream's says about the repo itself, which saves asking.
@@ -108,12 +135,28 @@ impl Access {
         self.open.insert(repo.clone(), open).await;
     }
 
-    async fn ask(&self, repo: &RepoId, token: Option<&Token>) -> Result<(), MirrorError> {
+    async fn ask(&self, repo: &RepoId, token: Option<&Token>, patience: Duration) -> Result<(), MirrorError> {
         if self.offline {
             return Err(MirrorError::Offline);
         }
+        let asking = self.origin.within(patience);
         let target = format!("{}/auth-check", repo.api_path());
-        let reply = self.origin.ask(&Method::GET, &target, token, None).await?;
+        let mut reply = asking.ask(&Method::GET, &target, token, None).await?;
+        if reply.status == 404 && !reply.headers.contains_key("x-error-code") {
+            // Some mirrors do not know that question. What they say of the repo tells, unless it is gated: all may see that.
+            reply = asking.ask(&Method::GET, &repo.api_path(), token, None).await?;
+            if reply.status == 200 && reply.authoritative {
+                let facts = parse_info(&reply.body).unwrap_or_default();
+                let is_shown = token.is_some() || facts.private == Some(false);
+                if facts.gated == Some(false) && !facts.disabled.unwrap_or(false) && is_shown {
+                    return Ok(());
+                }
+                let host = self.origin.base();
+                let message = "the mirror's upstream cannot tell who may read this repo".to_owned();
+                let code = Some("GatedRepo".to_owned());
+                return Err(SourceError::Refused { host, status: 403, code, message, commit: None }.into());
+            }
+        }
         if reply.status < 300 {
             return Ok(());
         }

@@ -158,6 +158,7 @@ impl Settings {
         }
         set(&mut config, "store.repos", self.repos.as_deref(), mistakes);
         set(&mut config, "upstream.url", self.upstream.as_deref(), mistakes);
+        read_token(&mut config, mistakes);
         config
     }
 }
@@ -176,6 +177,18 @@ fn read_file(path: &PathBuf, mistakes: &mut Vec<String>) -> Config {
         mistakes.extend(found.iter().map(|mistake| format!("{shown}: {mistake}")));
         Config::default()
     })
+}
+
+/// Puts the content of `upstream.token_file` where the rest of the program looks for it.
+fn read_token(config: &mut Config, mistakes: &mut Vec<String>) {
+    let path = config.upstream.token_file.clone();
+    if path.as_os_str().is_empty() {
+        return;
+    }
+    match fs::read_to_string(&path) {
+        Ok(text) => set(config, "upstream.token", Some(text.trim()), mistakes),
+        Err(error) => mistakes.push(format!("upstream.token_file = `{}`: {error}", path.display())),
+    }
 }
 
 fn set(config: &mut Config, key: &str, value: Option<&str>, mistakes: &mut Vec<String>) {
@@ -231,6 +244,19 @@ mod tests {
         let Ok(Command::Serve(config)) = asked else { panic!("{asked:?}") };
         assert_eq!((config.server.listen.as_str(), config.server.threads), ("127.0.0.1:2", 5));
         assert_eq!((config.store.repos, config.upstream.offline), (PathBuf::from("/a"), true));
+    }
+
+    #[test]
+    fn a_token_may_stand_in_a_file_of_its_own() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, "hf_abc\n").unwrap();
+        let asked = line(&format!("x serve --set upstream.token_file={}", file.path().display()));
+        let Ok(Command::Serve(config)) = asked else { panic!("{asked:?}") };
+        assert_eq!(config.upstream.token.expose(), "hf_abc");
+        fs::write(&file, "hush hush").unwrap();
+        let told = line(&format!("x check --set upstream.token_file={}", file.path().display())).unwrap_err();
+        assert!(told.len() == 1 && !told[0].contains("hush"), "{told:?}");
+        assert!(line("x check --set upstream.token_file=/nowhere").unwrap_err()[0].contains("/nowhere"));
     }
 
     #[test]

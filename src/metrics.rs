@@ -33,6 +33,14 @@ pub struct Metrics {
     /// Body bytes received from upstream, by kind. For blocks: at least `blocks_filled` times the block size, short
     /// last blocks aside; more when fetches broke or bytes were wrong.
     upstream_bytes: IntCounterVec,
+    /// 1 while an upstream answers, 0 while it is down; `first` is `upstream.url`, `fallback-1` the
+    /// first of `upstream.fallbacks`.
+    upstream_up: IntGaugeVec,
+    /// Times that a host was found down, by upstream, or `cdn` for all other hosts.
+    upstream_openings: IntCounterVec,
+    /// Requests that our own rate budget `delayed` or `refused`, by kind (`api`, `resolvers`). Those refused never went
+    /// upstream, so they are not in `upstream_requests`.
+    upstream_paced: IntCounterVec,
     /// Blocks that were in the store when a reader wanted them.
     pub blocks_hit: IntCounter,
     /// Blocks that were fetched and written; each is fetched by one flight, however many wait for it.
@@ -91,6 +99,21 @@ impl Metrics {
         self.upstream_bytes.with_label_values(&[kind]).inc_by(bytes);
     }
 
+    /// Tells whether a configured upstream (`first`, `fallback-1` ..) answers.
+    pub fn upstream_up(&self, upstream: &str, up: bool) {
+        self.upstream_up.with_label_values(&[upstream]).set(i64::from(up));
+    }
+
+    /// Counts a host that went down; `upstream` is that of a configured one, or `cdn`.
+    pub fn upstream_opened(&self, upstream: &str) {
+        self.upstream_openings.with_label_values(&[upstream]).inc();
+    }
+
+    /// Counts a request held back by our own rate budget; `how` is `delayed` or `refused`.
+    pub fn upstream_paced(&self, kind: &str, how: &str) {
+        self.upstream_paced.with_label_values(&[kind, how]).inc();
+    }
+
     /// Returns everything in Prometheus' text format, version 0.0.4.
     pub fn encode(&self) -> Vec<u8> {
         let mut text = Vec::new();
@@ -111,12 +134,15 @@ impl Metrics {
             request_seconds: registered(HistogramVec::new(seconds, &["route"])),
             upstream_requests: counters("upstream_requests_total", "Requests sent upstream.", &["kind", "status"]),
             upstream_bytes: counters("upstream_bytes_total", "Body bytes received from upstream.", &["kind"]),
+            upstream_up: registered(IntGaugeVec::new(opts("upstream_up", "Whether an upstream answers."), &["upstream"])),
+            upstream_openings: counters("upstream_openings_total", "Times that a host was found down.", &["upstream"]),
+            upstream_paced: counters("upstream_paced_total", "Requests held back by the rate budget.", &["kind", "how"]),
             blocks_hit: counter("blocks_hit_total", "Blocks that were there when wanted."),
             blocks_filled: counter("blocks_filled_total", "Blocks fetched and written."),
             blocks_joined: counter("blocks_joined_total", "Waits for blocks that others were fetching."),
             flights: gauge("flights", "Flights open now."),
             objects_verified: counter("objects_verified_total", "Whole objects with the promised hash."),
-            objects_broken: counter("objects_broken_total", "Whole objects with another hash, and broken files, set aside."),
+            objects_broken: counter("objects_broken_total", "Whole objects with another hash, set aside."),
             blocks_broken: counter("blocks_broken_total", "Kept blocks with a wrong checksum."),
             disk_errors: counter("disk_errors_total", "Times that the disk did not take or give what it should."),
             served_through: counter("served_through_total", "Reads that went past the disk."),

@@ -1,7 +1,7 @@
 //! One key of the configuration: what may stand there and where it goes.
 
 use super::unit::{parse_size, parse_time, write_size, write_time};
-use super::{Config, Mistake};
+use super::{Config, Mistake, Secret};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,7 +44,16 @@ pub(super) enum Kind {
     Word { words: &'static [&'static str], set: fn(&mut Config, &'static str) },
     /// Host names, each perhaps with `*.` in front.
     Hosts(Place<Vec<String>>),
+    /// `http(s)://host[:port]`, several.
+    Urls(Place<Vec<String>>),
+    /// A file, or empty.
+    File(Place<PathBuf>),
+    /// A text that no message may show.
+    Secret { check: fn(&str) -> Result<(), String>, at: Place<Secret> },
 }
+
+/// Stands for the value of a [`Kind::Secret`] in messages.
+const HIDDEN: &str = "..";
 
 impl Key {
     /// Says in a few words what may stand there.
@@ -62,35 +71,50 @@ impl Key {
             Kind::Time { least, most, .. } => format!("{} to {}", write_time(*least), write_time(*most)),
             Kind::Word { words, .. } => words.join(", "),
             Kind::Hosts(_) => "a list of host names".to_owned(),
+            Kind::Urls(_) => "a list of http:// or https:// URLs".to_owned(),
+            Kind::File(_) => "a file, or empty".to_owned(),
+            Kind::Secret { .. } => "a text that is never shown, or empty".to_owned(),
         }
     }
 
     /// Reads `text` and puts it where it belongs; on a mistake nothing is changed.
     pub(super) fn set(&self, config: &mut Config, text: &str) -> Result<(), Mistake> {
         let text = text.trim();
-        if let Kind::Hosts(_) = self.kind {
+        if self.is_list() {
             // Brackets may stand around a list, so that the table can write the empty one as YAML does.
             let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
             let items: Vec<&str> = inner.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
             return self.set_list(config, &items);
         }
-        self.put(config, text).map_err(|wrong| Mistake::new(self.name, text, wrong, self.example))
+        self.put(config, text).map_err(|wrong| Mistake::new(self.name, self.shown(text), wrong, self.example))
+    }
+
+    /// A value as messages may show it.
+    pub(super) fn shown<'a>(&self, text: &'a str) -> &'a str {
+        if matches!(self.kind, Kind::Secret { .. }) && !text.is_empty() { HIDDEN } else { text }
     }
 
     /// The same for a key that holds a list.
     pub(super) fn set_list(&self, config: &mut Config, items: &[&str]) -> Result<(), Mistake> {
-        let Kind::Hosts(at) = self.kind else {
-            return Err(Mistake::new(self.name, &format!("[{}]", items.join(", ")), "takes one value, not a list", self.example));
+        let at = match self.kind {
+            Kind::Hosts(at) | Kind::Urls(at) => at,
+            _ => {
+                let value = format!("[{}]", self.shown(&items.join(", ")));
+                return Err(Mistake::new(self.name, &value, "takes one value, not a list", self.example));
+            }
         };
+        let hosts = matches!(self.kind, Kind::Hosts(_));
         for item in items {
-            check_host(item).map_err(|wrong| Mistake::new(self.name, item, wrong, self.example))?;
+            let checked = if hosts { check_host(item) } else { check_url(item, false) };
+            checked.map_err(|wrong| Mistake::new(self.name, item, wrong, self.example))?;
         }
-        *at(config) = items.iter().map(|item| item.to_ascii_lowercase()).collect();
+        let write = |item: &&str| if hosts { item.to_ascii_lowercase() } else { item.trim_end_matches('/').to_owned() };
+        *at(config) = items.iter().map(write).collect();
         Ok(())
     }
 
     pub(super) fn is_list(&self) -> bool {
-        matches!(self.kind, Kind::Hosts(_))
+        matches!(self.kind, Kind::Hosts(_) | Kind::Urls(_))
     }
 
     fn put(&self, config: &mut Config, text: &str) -> Result<(), String> {
@@ -139,7 +163,14 @@ impl Key {
                 set(config, word.ok_or_else(|| format!("is none of {}", words.join(", ")))?);
             }
             // `set` and the YAML reader send lists to `set_list`.
-            Kind::Hosts(_) => return Err("is not a list".to_owned()),
+            Kind::Hosts(_) | Kind::Urls(_) => return Err("is not a list".to_owned()),
+            Kind::File(at) => *at(config) = PathBuf::from(text),
+            Kind::Secret { check, at } => {
+                if !text.is_empty() {
+                    check(text)?;
+                }
+                *at(config) = Secret::new(text);
+            }
         }
         Ok(())
     }
@@ -167,6 +198,10 @@ fn check_url(text: &str, may_have_path: bool) -> Result<(), String> {
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return Err("holds a user name; clients bring their own tokens".to_owned());
     }
+    // The parser takes any text for a port and then has none.
+    if uri.authority().is_some_and(|authority| authority.as_str().len() > host.len() && uri.port_u16().is_none()) {
+        return Err("has a port that is no number".to_owned());
+    }
     if uri.query().is_some() || text.contains('#') {
         return Err("has a query or a fragment".to_owned());
     }
@@ -174,6 +209,26 @@ fn check_url(text: &str, may_have_path: bool) -> Result<(), String> {
         return Err("has a path; only scheme, host and port may be given".to_owned());
     }
     Ok(())
+}
+
+/// Checks `none` or `http://[user:password@]host[:port]`. What is wrong is said without the password.
+pub(super) fn check_proxy(text: &str) -> Result<(), String> {
+    if text == "none" {
+        return Ok(());
+    }
+    let Some(rest) = text.strip_prefix("http://") else {
+        return Err("is neither none nor an http:// URL; only HTTP proxies are spoken".to_owned());
+    };
+    let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address).trim_end_matches('/');
+    check_url(&format!("http://{address}"), false)
+}
+
+/// Checks that a token can stand in a header.
+pub(super) fn check_token(text: &str) -> Result<(), String> {
+    match text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err("holds characters that no token has".to_owned()),
+    }
 }
 
 fn check_host(text: &str) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! The table of keys. To add one: a field in `mod.rs`, a row here, a line in `conf/dingospeed.yaml`.
 
 use super::WhenClientLeaves;
-use super::key::{Key, Kind};
+use super::key::{Key, Kind, check_proxy, check_token};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -92,6 +92,66 @@ pub(super) static KEYS: &[Key] = &[
         example: "5m",
         doc: "How long a fetch is tried again and again without progress before it fails.",
         kind: Kind::Time { least: Duration::ZERO, most: HOUR, at: |config| &mut config.upstream.patience },
+    },
+    Key {
+        name: "upstream.question_timeout",
+        default: "8s",
+        example: "5s",
+        doc: "How long the Hub may take until its answer begins, tries included; clients give up after 10 s.",
+        kind: Kind::Time {
+            least: MILLISECOND.saturating_mul(100),
+            most: HOUR,
+            at: |config| &mut config.upstream.question_timeout,
+        },
+    },
+    Key {
+        name: "upstream.fallbacks",
+        default: "[]",
+        example: "[https://mirror.example.org]",
+        doc: "Mirrors of the Hub that are asked, in this order, while upstream.url does not answer.",
+        kind: Kind::Urls(|config| &mut config.upstream.fallbacks),
+    },
+    Key {
+        name: "upstream.trusted_fallbacks",
+        default: "[]",
+        example: "[https://mirror.example.org]",
+        doc: "Those of the fallbacks that get tokens and may say who may read what.",
+        kind: Kind::Urls(|config| &mut config.upstream.trusted_fallbacks),
+    },
+    Key {
+        name: "upstream.proxy",
+        default: "",
+        example: "http://user:password@proxy.example.org:3128",
+        doc: "The HTTP proxy that leads outside; empty means what HTTPS_PROXY and the like say, none means no proxy.",
+        kind: Kind::Secret { check: check_proxy, at: |config| &mut config.upstream.proxy },
+    },
+    Key {
+        name: "upstream.api_calls",
+        default: "450",
+        example: "900",
+        doc: "Questions of the Hub's API in five minutes, without a token; 0 means no limit.",
+        kind: Kind::Count { least: 0, most: 1_000_000, at: |config| &mut config.upstream.api_calls },
+    },
+    Key {
+        name: "upstream.resolver_calls",
+        default: "2700",
+        example: "4500",
+        doc: "Questions for files in five minutes, without a token; 0 means no limit.",
+        kind: Kind::Count { least: 0, most: 1_000_000, at: |config| &mut config.upstream.resolver_calls },
+    },
+    Key {
+        name: "upstream.token",
+        default: "",
+        example: "hf_abcdefgh",
+        doc: "A token of the operator's, used for what is open to all anyway, since it earns higher rate limits.",
+        kind: Kind::Secret { check: check_token, at: |config| &mut config.upstream.token },
+    },
+    Key {
+        name: "upstream.token_file",
+        default: "",
+        example: "/etc/dingospeed/token",
+        doc: "A file that holds upstream.token, so that it stands neither here nor on the command line.",
+        kind: Kind::File(|config| &mut config.upstream.token_file),
     },
     Key {
         name: "store.repos",

@@ -15,6 +15,7 @@ mod yaml;
 pub use key::Key;
 pub use mistake::Mistake;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,6 +55,41 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     pub read_timeout: Duration,
     pub patience: Duration,
+    /// For a question until its answer begins: connection, redirects, tries, other upstreams.
+    pub question_timeout: Duration,
+    /// As `url`, in the order in which they are asked.
+    pub fallbacks: Vec<String>,
+    /// Those of the fallbacks that may see tokens.
+    pub trusted_fallbacks: Vec<String>,
+    /// Empty for what the environment says, `none`, or a URL, perhaps with a password.
+    pub proxy: Secret,
+    /// Requests per five minutes; 0 is no limit.
+    pub api_calls: u64,
+    pub resolver_calls: u64,
+    /// Empty for none.
+    pub token: Secret,
+    /// Empty for none; whoever reads the configuration from files puts its content into `token`.
+    pub token_file: PathBuf,
+}
+
+/// A text that is never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "Secret()" } else { "Secret(..)" })
+    }
 }
 
 /// Where objects are kept.
@@ -146,6 +182,14 @@ impl Config {
                 connect_timeout: Duration::ZERO,
                 read_timeout: Duration::ZERO,
                 patience: Duration::ZERO,
+                question_timeout: Duration::ZERO,
+                fallbacks: Vec::new(),
+                trusted_fallbacks: Vec::new(),
+                proxy: Secret::default(),
+                api_calls: 0,
+                resolver_calls: 0,
+                token: Secret::default(),
+                token_file: PathBuf::new(),
             },
             store: Store { repos: PathBuf::new(), block_size: 0 },
             fetch: Fetch {

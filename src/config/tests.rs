@@ -88,9 +88,28 @@ fn wrong_texts_are_told_and_never_panic() {
             "{host}"
         );
     }
-    for url in ["huggingface.co", "https://", "https://a@b", "https://a/b", "https://a?b", "https://a#b", "''"] {
+    for url in ["huggingface.co", "https://", "https://a@b", "https://a/b", "https://a?b", "https://a#b", "https://a:b", "''"] {
         assert!(mistakes(&format!("upstream:\n  url: {url}")).starts_with("upstream.url"), "{url}");
     }
+}
+
+#[test]
+fn secrets_are_kept_out_of_messages() {
+    for (key, value) in [
+        ("upstream.proxy", "https://user:hush@proxy:1"),
+        ("upstream.proxy", "http://user:hush@proxy:port"),
+        ("upstream.token", "hush hush"),
+    ] {
+        let told = mistakes(&format!("upstream:\n  {}: {value:?}", key.trim_start_matches("upstream.")));
+        assert!(told.starts_with(&format!("{key} = `..`")) && !told.contains("hush"), "{told}");
+        assert!(!mistakes(&format!("upstream:\n  {}: [{value:?}]", key.trim_start_matches("upstream."))).contains("hush"));
+    }
+    let mut config = Config::default();
+    for (key, value) in [("upstream.proxy", "http://user:hush@proxy:1"), ("upstream.token", "hush"), ("upstream.proxy", "none")] {
+        config.apply(key, value).unwrap();
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+    assert_eq!(config.upstream.token.expose(), "hush");
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn read_entry(name: &str, value: &Value, config: &mut Config) -> Result<(), Mist
     let Some(key) = Config::keys().iter().find(|key| key.name == name) else {
         return Err(Mistake::unknown_key(name, &shown(value)));
     };
-    let wrong = |what: &str| Err(Mistake::new(name, &shown(value), what, key.example));
+    let wrong = |what: &str| Err(Mistake::new(name, key.shown(&shown(value)), what, key.example));
     match value {
         Value::Null => wrong("has no value; remove the line to get the default, or write \"\" for an empty one"),
         Value::Mapping(_) | Value::Tagged(_) => wrong("takes a plain value"),

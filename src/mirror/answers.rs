@@ -4,7 +4,7 @@
 //! files, revisions and access is learned. `pingora-cache` keeps objects only; this is simpler for answers, since
 //! upstream's redirects are followed inside and one question of many clients is one question upstream.
 
-use super::{Mirror, MirrorError, on_worker, refused};
+use super::{KEPT_PATIENCE, Mirror, MirrorError, on_worker, refused};
 use crate::hub::{ApiTarget, Commit, HubError, ListingError, RepoId, Revision, Route, parse_info, parse_tree, rewrite};
 use crate::source::{Reply, SourceError, Token, retry_after};
 use crate::store::{Record, RecordKey};
@@ -100,16 +100,11 @@ impl Mirror {
             MirrorError::Offline
         } else {
             let key = (target.clone(), Token::fingerprint(question.token.as_ref()));
-            let asked = async { self.ask_upstream(question, &target, keep.as_ref()).await.map(Arc::new) };
-            let outcome = async {
-                match question.method == Method::POST {
-                    true => asked.await,
-                    false => self.answers.try_get_with(key, asked).await.map_err(|e| (*e).clone()),
-                }
-            };
-            let outcome = match &open {
-                Some(record) if is_usable(record) => self.patiently(outcome).await,
-                _ => outcome.await,
+            let patience = open.as_ref().filter(|record| is_usable(record)).map_or(Duration::MAX, |_| KEPT_PATIENCE);
+            let asked = async { self.ask_upstream(question, &target, keep.as_ref(), patience).await.map(Arc::new) };
+            let outcome = match question.method == Method::POST {
+                true => asked.await,
+                false => self.answers.try_get_with(key, asked).await.map_err(|e| (*e).clone()),
             };
             match outcome {
                 Ok(answer) => return Ok(answer),
@@ -156,19 +151,32 @@ impl Mirror {
         }
     }
 
-    async fn ask_upstream(&self, question: &Question, target: &str, keep: Option<&Keep>) -> Result<Answer, MirrorError> {
+    async fn ask_upstream(
+        &self,
+        question: &Question,
+        target: &str,
+        keep: Option<&Keep>,
+        patience: Duration,
+    ) -> Result<Answer, MirrorError> {
+        // The operator's token may stand in for no token, but only on what is open to all.
+        let may_stand_in = self.origin.has_operator_token() && question.token.is_none();
+        let is_open = match question.route.repo().filter(|_| may_stand_in) {
+            Some(repo) => self.access.is_open(repo).await.unwrap_or(false),
+            None => false,
+        };
         let form = question.form.as_ref().map(|(content_type, bytes)| (content_type.as_str(), bytes.clone()));
         // A HEAD is asked as a GET: its answer may be kept, and says the same.
         let method = if question.method == Method::POST { Method::POST } else { Method::GET };
-        let reply = self.origin.ask(&method, target, question.token.as_ref(), form).await?;
+        let reply = self.origin.within(patience).of_repo(is_open).ask(&method, target, question.token.as_ref(), form).await?;
         if reply.status == 429 || reply.status >= 500 {
             let host = self.origin.base();
             return Err(SourceError::Busy { host, status: reply.status, retry_after: retry_after(&reply.headers) }.into());
         }
+        let authoritative = reply.authoritative;
         let route = question.route.clone();
         let len = reply.body.len();
         let answer = on_worker(len, move || clean(reply, &route)).await?;
-        let masked = answer.status == 200 && self.learn(question, &answer).await? == Learned::Masked;
+        let masked = answer.status == 200 && self.learn(question, &answer, authoritative).await? == Learned::Masked;
         let shareable = match question.route.repo() {
             // A masked answer is one caller's; the repo may have been closed since it was last found open.
             Some(repo) => answer.status == 200 && !masked && keep.is_some() && self.access.is_open(repo).await.unwrap_or(false),
@@ -196,13 +204,15 @@ impl Mirror {
         }
     }
 
-    /// Takes from an answer what saves asking later.
-    async fn learn(&self, question: &Question, answer: &Answer) -> Result<Learned, MirrorError> {
+    /// Takes from an answer what saves asking later. A fallback's word on who may read a repo does not count.
+    async fn learn(&self, question: &Question, answer: &Answer, authoritative: bool) -> Result<Learned, MirrorError> {
         let body = answer.body.clone();
         match &question.route {
             Route::RepoInfo { repo, revision } => {
                 let Ok(facts) = on_worker(body.len(), move || parse_info(&body)).await? else { return Ok(Learned::Nothing) };
-                self.access.learn(repo, &facts).await;
+                if authoritative {
+                    self.access.learn(repo, &facts).await;
+                }
                 if let (Some(sha), Some(revision)) = (facts.sha, revision) {
                     self.learn_revision(repo, revision, sha).await;
                 }

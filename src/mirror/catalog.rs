@@ -1,9 +1,10 @@
 //! What a path of a revision is: commit, content id, size. From what is kept if it may be used, else from upstream.
 
-use super::Mirror;
+use super::{KEPT_PATIENCE, Mirror};
+use crate::access::Admission;
 use crate::config::Config;
 use crate::hub::{ApiTarget, Commit, FilePath, HubError, Oid, RepoId, Revision, TreeFile};
-use crate::source::{Located, Origin, SourceError, Token};
+use crate::source::{Asking, Located, Origin, SourceError, Token};
 use crate::store::{ListedFile, Listing, Store};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -128,10 +129,10 @@ impl Catalog {
         }
     }
 
-    async fn ask(&self, target: String, token: Option<&Token>) -> Result<Located, SourceError> {
+    async fn ask(&self, target: String, token: Option<&Token>, asking: Asking<'_>) -> Result<Located, SourceError> {
         let key = (target.clone(), Token::fingerprint(token));
         let asked = self.asking.try_get_with(key, async {
-            let found = self.origin.locate(&target, token).await?;
+            let found = asking.locate(&target, token).await?;
             if found.size == 0 && !found.oid.is_of_empty() {
                 // A middle box that answers HEAD with length 0 must not empty our files.
                 let cause = format!("{} is announced with 0 bytes", found.oid);
@@ -157,6 +158,7 @@ impl Mirror {
         revision: &Revision,
         path: &FilePath,
         token: Option<&Token>,
+        admission: Admission,
     ) -> Result<FileInfo, HubError> {
         let catalog = &self.catalog;
         let kept = match revision.as_commit() {
@@ -183,9 +185,9 @@ impl Mirror {
         };
         let target = ApiTarget::resolve(repo, &at, path).upstream_path_and_query();
         let fallback = self.kept_file(repo, kept, path).await;
-        let question = catalog.ask(target, token);
-        let outcome = if fallback.is_some() { self.patiently(question).await } else { question.await };
-        match outcome {
+        let patience = if fallback.is_some() { KEPT_PATIENCE } else { Duration::MAX };
+        let asking = self.origin.within(patience).of_repo(admission == Admission::Open);
+        match catalog.ask(target, token, asking).await {
             Ok(found) => {
                 let file =
                     FileInfo { repo: repo.clone(), commit: found.commit, path: path.clone(), oid: found.oid, size: found.size };

@@ -213,17 +213,6 @@ impl Mirror {
         fills.insert(file.oid, Arc::downgrade(&fill));
         Ok(fill)
     }
-
-    /// Asks upstream, but not for longer than makes sense where something kept would do.
-    async fn patiently<T, E: From<SourceError>>(&self, question: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        match tokio::time::timeout(KEPT_PATIENCE, question).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let cause = format!("no answer within {} s", KEPT_PATIENCE.as_secs());
-                Err(SourceError::Timeout { host: self.origin.base(), cause }.into())
-            }
-        }
-    }
 }
 
 /// Runs what may wait for the disk, where that holds nobody up.

@@ -205,9 +205,9 @@ impl Kept {
             // Enough is held back of an object without its verdict to keep the client with a trickle.
             let tail = object.size().saturating_sub(TAIL_LEN);
             let end = if position < tail && end > tail && !object.is_verified() { tail } else { end };
-            if end == object.size() && object.is_complete() && !self.verdict_within(TRICKLE_EVERY).await? {
-                let left = end - position;
-                let trickle = TRICKLE_LEN_MAX.min(left.div_ceil(TRICKLE_PART)).min(left - 1);
+            if end > tail && object.is_complete() && !self.verdict_within(TRICKLE_EVERY).await? {
+                let left = object.size() - position;
+                let trickle = TRICKLE_LEN_MAX.min(left.div_ceil(TRICKLE_PART)).min(left - 1).min(end - position);
                 if trickle == 0 {
                     continue;
                 }

@@ -19,6 +19,8 @@ pub(super) struct Place {
     /// The resolve path at a commit.
     pub(super) target: String,
     pub(super) token: Option<Token>,
+    /// Anybody may read it.
+    open: bool,
 }
 
 /// The places of one object, and the signed URL last found for it, shared by all its couriers.
@@ -59,9 +61,9 @@ impl Sources {
         let mut places = self.places();
         if token.is_some() && admission == Admission::Open {
             // Should the token prove bad: the file is there for anybody.
-            put_first(&mut places, Place { target: target.clone(), token: None });
+            put_first(&mut places, Place { target: target.clone(), token: None, open: true });
         }
-        put_first(&mut places, Place { target, token: token.cloned() });
+        put_first(&mut places, Place { target, token: token.cloned(), open: admission == Admission::Open });
     }
 
     fn places(&self) -> MutexGuard<'_, Vec<Place>> {
@@ -127,7 +129,7 @@ impl Sources {
         let mut tried: Vec<Place> = Vec::new();
         while let Some(place) = self.next_place(&tried) {
             tried.push(place.clone());
-            let error = match self.origin.locate(&place.target, place.token.as_ref()).await {
+            let error = match self.origin.for_bytes().of_repo(place.open).locate(&place.target, place.token.as_ref()).await {
                 Ok(found) if found.oid == self.oid && found.size == size => {
                     let found = Found { url: found.url, token: place.token, etag: None };
                     lookup.found = Some(found.clone());

@@ -79,7 +79,8 @@ impl HubProxy {
         match route {
             Route::Resolve { repo, revision, path } => {
                 let admission = self.admit(&repo, &revision, &path, token.as_ref()).await?;
-                let file = self.mirror.file(&repo, &revision, &path, token.as_ref()).await.map_err(HubError::into_refusal)?;
+                let file =
+                    self.mirror.file(&repo, &revision, &path, token.as_ref(), admission).await.map_err(HubError::into_refusal)?;
                 self.prepare(session, ctx, file, token.as_ref(), admission).await?;
                 Ok(None)
             }
@@ -122,7 +123,9 @@ impl HubProxy {
         }
         let target = ApiTarget::resolve(repo, revision, path).upstream_path_and_query();
         match self.mirror.origin.locate(&target, token).await {
-            Ok(_) => Ok(Admission::Caller),
+            // A fallback gives what it likes to everybody, which opens nothing here.
+            Ok(found) if found.authoritative => Ok(Admission::Caller),
+            Ok(_) => Err(refusal.into_refusal()),
             Err(error) => Err(error.to_hub().into_refusal()),
         }
     }

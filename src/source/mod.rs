@@ -1,16 +1,30 @@
-//! Where bytes come from: the Hub and its CDN, over pingora's connectors.
+//! Where bytes come from: the Hub, its CDN and other mirrors of it, over pingora's connectors.
 //!
 //! A source knows URLs, connections, redirects and tokens. It never touches the disk and decides nothing about what is
-//! kept. Enter by [`Origin`].
+//! kept. Enter by [`Origin`]: questions are [`Asking`], bytes a [`Body`].
+//!
+//! Downwards: `origin` (which upstreams there are) > `asking` (one question, several upstreams) > `client` (one request) >
+//! `hosts` and `breaker` (is it worth trying), `budget` (may we ask yet), `dialer` and `tunnel` (how to get there).
 
+mod asking;
+mod body;
+mod breaker;
+mod budget;
+mod client;
 mod dialer;
 mod error;
+mod hosts;
 mod origin;
+#[cfg(test)]
+mod tests;
 mod token;
+mod tunnel;
 mod url;
 
+pub use asking::Asking;
+pub use body::Body;
+pub(crate) use budget::retry_after;
 pub use error::SourceError;
-pub(crate) use origin::retry_after;
-pub use origin::{Body, Located, Origin, Reply};
+pub use origin::{Located, Origin, Reply};
 pub use token::Token;
 pub use url::Url;

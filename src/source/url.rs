@@ -56,6 +56,11 @@ impl Url {
         Url::parse(location)
     }
 
+    /// Whether both are the same scheme, host and port.
+    pub fn is_same_host(&self, other: &Url) -> bool {
+        (self.tls, &self.host, self.port) == (other.tls, &other.host, other.port)
+    }
+
     fn scheme(&self) -> &'static str {
         if self.tls { "https" } else { "http" }
     }

@@ -38,7 +38,6 @@ pub use refs::{KeptAccess, KeptRef, Refs};
 pub use whole::Verdict;
 
 use crate::hub::{Commit, FilePath, Oid, RepoId};
-use crate::metrics::metrics;
 use block_file::Opened;
 use live::{Live, Slot};
 use place::Place;
@@ -310,7 +309,6 @@ impl Store {
         match opened {
             Ok(file) => Ok(file.map(Object::new)),
             Err(StoreError::Corrupt { reason, .. }) => {
-                metrics().objects_broken.inc();
                 self.place.set_aside(&path, oid.as_str(), &reason)?;
                 Ok(None)
             }

@@ -101,6 +101,11 @@ impl Mirror {
         MirrorOptions { upstream: hub.url(), arguments: Vec::new(), environment: Vec::new(), repos: None }
     }
 
+    /// Begins a mirror of whatever answers at this URL.
+    pub(crate) fn of_url(url: &str) -> MirrorOptions {
+        MirrorOptions { upstream: url.to_owned(), arguments: Vec::new(), environment: Vec::new(), repos: None }
+    }
+
     /// Returns the address as a URL without a trailing slash: what `HF_ENDPOINT` is set to.
     pub(crate) fn url(&self) -> &str {
         &self.url

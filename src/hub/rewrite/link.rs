@@ -156,8 +156,10 @@ mod tests {
         );
         check("<https://hf.co/t>; rel=\"xet-auth\", </n>; rel=\"next\"", Some("<http://mirror:8090/n>; rel=\"next\""));
         check("</t>; REL=\"up Xet-Auth\"", None);
-        check("<https://huggingface.co.evil.org/a>; rel=\"next\"", Some("<https://huggingface.co.evil.org/a>; rel=\"next\""));
-        check("<//evil.org/a>; rel=\"next\"", Some("<//evil.org/a>; rel=\"next\""));
+        check("<https://huggingface.co.evil.org/a>; rel=\"next\"", None);
+        check("<//evil.org/a>; rel=\"next\"", None);
+        check("<https://another.name/api/models?p=1>; rel=\"next\"", Some("<http://mirror:8090/api/models?p=1>; rel=\"next\""));
+        check("<https://another.name/apiary>; rel=\"next\", <https://another.name>; rel=\"up\"", None);
         check("nonsense, </n>; rel=\"next\"", Some("<http://mirror:8090/n>; rel=\"next\""));
         check("</unclosed; rel=\"next\"", None);
         check("", None);

@@ -24,7 +24,8 @@ pub(crate) fn answer(shared: &Shared, ask: &Ask) -> Answer {
     quota.used += 1;
     let limit = quota.max.unwrap_or(limit);
     let exceeded = quota.max.is_some_and(|max| quota.used > max);
-    let left = limit.saturating_sub(quota.used).max(if quota.max.is_some() { 0 } else { 1 });
+    // Without a quota nothing runs out, and a client that believes these numbers must not slow down either.
+    let left = limit.saturating_sub(quota.used).max(if quota.max.is_some() { 0 } else { limit / 2 });
     let answer = if exceeded { errors::too_many() } else { routed(shared, &mut state, ask, route) };
     drop(state);
     dressed(ask, answer)
