@@ -5,7 +5,7 @@
 //! | layer | rooms |
 //! |---|---|
 //! | assembly | `main`, [`cli`], [`server`] |
-//! | desks | [`proxy`] speaks HTTP, [`commands`] are clients of it |
+//! | desks | [`proxy`] speaks HTTP, [`admin`] takes orders, [`commands`] are clients of both |
 //! | decisions | [`mirror`], [`access`] |
 //! | keep, bring | [`store`], [`source`] |
 //! | words | [`hub`], [`config`], [`metrics`] |
@@ -27,6 +27,7 @@
 //! - **source**: where bytes come from when they are not kept: the Hub, another mirror, later a peer.
 
 pub mod access;
+pub mod admin;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -368,9 +368,9 @@ impl Fill {
         }
     }
 
-    /// Whether the fill is over because its object is broken.
+    /// Whether the fill is over because its object is broken, or because its file was removed: nobody new may join it.
     pub(super) fn is_broken(&self) -> bool {
-        self.state().broken.is_some()
+        self.object.is_gone() || self.state().broken.is_some()
     }
 }
 

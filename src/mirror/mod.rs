@@ -21,7 +21,7 @@ use crate::access::Access;
 use crate::config::Config;
 use crate::hub::{ApiTarget, Oid};
 use crate::source::{Origin, Token};
-use crate::store::Store;
+use crate::store::{Loan, Store};
 use catalog::Catalog;
 use fill::{Fill, Limits};
 use sources::{Place, Sources};
@@ -82,6 +82,7 @@ impl Mirror {
 
     /// Opens a file's bytes. `token` is one that upstream lets read the file; it may be used for fetching.
     pub async fn read(self: &Arc<Self>, file: &FileInfo, token: Option<&Token>) -> Result<Reader, MirrorError> {
+        self.store.touch(&file.oid);
         let fill = match self.live(&file.oid) {
             Some(fill) => fill,
             None => self.open(file).await?,
@@ -140,5 +141,36 @@ impl Mirror {
         fills.insert(file.oid, Arc::downgrade(&fill));
         self.warm.insert(file.oid, fill.clone());
         Ok(fill)
+    }
+
+    /// Lets go of an object that is only kept warm, so that it can be evicted; not of one that is read or filled.
+    pub fn let_go(&self, oid: &Oid) -> Loan {
+        // With this lock and the store's nobody new comes to the fill, save through `warm`; hence the second look.
+        let mut fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
+        let Some(fill) = fills.get(oid).and_then(Weak::upgrade) else { return Loan::None };
+        let users = |warm: bool| Arc::strong_count(&fill) > 1 + usize::from(warm);
+        if users(self.warm.contains_key(oid)) {
+            // The cache drops what it has thrown out when it is told to.
+            self.warm.run_pending_tasks();
+            if users(self.warm.contains_key(oid)) {
+                return Loan::InUse;
+            }
+        }
+        self.warm.invalidate(oid);
+        // Whoever took it meanwhile reads on from a file without a name, if it comes to that: bytes that were proven.
+        fills.remove(oid);
+        Loan::Idle
+    }
+
+    /// Forgets an object whose file is gone: who reads it reads on, the next one opens it anew.
+    pub fn forget(&self, oid: &Oid) {
+        let mut fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
+        self.warm.invalidate(oid);
+        fills.remove(oid);
+    }
+
+    /// Links were removed: which ones stand must be looked at again.
+    pub fn forget_links(&self) {
+        self.linked.invalidate_all();
     }
 }
