@@ -8,8 +8,10 @@ mod api; // the API's listings and small answers, refusals and their codes, gate
 mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos and every error class
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
 mod demo; // `make demo`: a real model, twice, with `hf download`
+mod eviction; // what goes when room is needed, and what stays
 mod faults; // what breaks upstream and on disk, and what a client sees of it
 mod files; // one file in every shape of URL: headers, ranges, conditions
+mod keeper; // ls, rm, verify, gc and pin, beside a server and alone
 mod process; // one process per directory, signals, numbers, log
 mod pull;
 mod tidy; // the rooms of src/ and who may call whom // dingospeed pull, alone and beside a server

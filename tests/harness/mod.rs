@@ -9,5 +9,5 @@ mod mirror;
 mod python;
 
 pub(crate) use client::{Response, Sum};
-pub(crate) use mirror::{Mirror, dingospeed, program};
+pub(crate) use mirror::{Mirror, MirrorOptions, dingospeed, program};
 pub(crate) use python::{Python, demo_python};
