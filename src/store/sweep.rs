@@ -127,10 +127,11 @@ impl View {
         let mut files = Vec::new();
         for (path, _) in entries(&self.place.quarantine())? {
             let Ok(meta) = fs::symlink_metadata(&path) else { continue };
-            // `<name>.<unix ms>.blob`; the file's own times are those of its making.
+            // `<name>.<unix ms>.blob`; the file's own times are those of its making, and serve for what others put here.
             let stem = path.file_stem().map(Path::new).and_then(Path::extension);
-            let ms = stem.and_then(|ms| ms.to_str()?.parse().ok()).unwrap_or_default();
-            files.push((path, place::from_unix_ms(ms), meta.blocks() * 512));
+            let set_aside = stem.and_then(|ms| ms.to_str()?.parse().ok()).map(place::from_unix_ms);
+            let at = set_aside.or(meta.modified().ok()).unwrap_or(SystemTime::now());
+            files.push((path, at, meta.blocks() * 512));
         }
         files.sort_unstable_by_key(|(_, at, _)| *at);
         Ok(files)
