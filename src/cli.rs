@@ -4,7 +4,12 @@
 //! or into the list of everything that is wrong with it.
 
 use crate::{
-    commands::pull::{Pull, Wanted},
+    commands::{
+        keep::{Chosen, Rm},
+        ls::{Depth, Filter, Format, Ls, Sort},
+        pull::{Pull, Wanted},
+        verify::Verify,
+    },
     config::Config,
     hub::{RepoId, RepoKind, Revision},
 };
@@ -17,7 +22,13 @@ use std::{fs, path::PathBuf};
 pub enum Command {
     Serve(Config),
     Pull(Config, Pull),
+    Ls(Config, Ls),
+    Rm(Config, Rm),
+    Gc { config: Config, dry_run: bool },
+    Verify(Config, Verify),
+    Pin { config: Config, chosen: Chosen, lift: bool },
     Status(Uri),
+    StatusOf(PathBuf),
     Check,
 }
 
@@ -66,11 +77,87 @@ enum Verb {
         #[command(flatten)]
         settings: Settings,
     },
+    /// List what is kept: repositories, their revisions, their files.
+    Ls {
+        /// Only repositories whose name holds this text, or matches this pattern (`meta/*`).
+        filter: Option<String>,
+        /// List each revision on a line of its own.
+        #[arg(long)]
+        revisions: bool,
+        /// List each file on a line of its own.
+        #[arg(long, conflicts_with = "revisions")]
+        files: bool,
+        /// The order: the largest on disk first, the last read first, or by name.
+        #[arg(long, value_name = "KEY", value_enum, default_value = "name")]
+        sort: SortKey,
+        /// How to print.
+        #[arg(long, value_name = "FORMAT", value_enum, default_value = "table")]
+        format: FormatName,
+        /// Print names only: --format quiet.
+        #[arg(long, short, conflicts_with = "format")]
+        quiet: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Remove repositories, or one revision of each, from the cache. What others share stays.
+    Rm {
+        #[command(flatten)]
+        named: Named,
+        /// Say what would be removed and leave it.
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Evict what passes the limits of `eviction.*`, and clear away what leads nowhere.
+    ///
+    /// A running server does it by its own configuration; without one that of this command counts.
+    Gc {
+        /// Say what would go and leave it.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Check everything that is kept against checksums and hashes. Exit code 1 while something is broken.
+    Verify {
+        /// Check only these repositories: owner/name, or datasets/owner/name.
+        #[arg(value_name = "REPO")]
+        names: Vec<String>,
+        /// What kind the repositories are of [default: model].
+        #[arg(long = "type", value_name = "TYPE", value_enum)]
+        kind: Option<Kind>,
+        /// Drop what is broken, so that it is fetched again.
+        #[arg(long)]
+        repair: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Keep repositories, or one revision of each, from being evicted or removed.
+    Pin {
+        #[command(flatten)]
+        named: Named,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Lift pins, named as they were set.
+    Unpin {
+        #[command(flatten)]
+        named: Named,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Ask a running mirror whether it is well; prints its answer.
     Status {
         /// The mirror's address.
         #[arg(long, default_value = "http://127.0.0.1:8090")]
         url: String,
+        /// Ask the server of this directory instead, about itself and its disk.
+        #[arg(long, value_name = "DIR", conflicts_with = "url")]
+        repos: Option<PathBuf>,
     },
     /// Check the configuration and say everything that is wrong with it, without starting anything.
     Check {
@@ -94,6 +181,34 @@ struct Settings {
     /// Set any key of the configuration, for example server.threads=4; may be given again.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+}
+
+/// Some repositories.
+#[derive(Debug, Args)]
+struct Named {
+    /// The repositories: owner/name, or datasets/owner/name as `ls` prints them.
+    #[arg(value_name = "REPO", required = true)]
+    names: Vec<String>,
+    /// What kind they are of [default: model].
+    #[arg(long = "type", value_name = "TYPE", value_enum)]
+    kind: Option<Kind>,
+    /// Branch, tag or commit; without it all of each repository is meant.
+    #[arg(long)]
+    revision: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SortKey {
+    Size,
+    Used,
+    Name,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatName {
+    Table,
+    Json,
+    Quiet,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -129,7 +244,47 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
                 _ => None,
             }
         }
-        Verb::Status { url } => {
+        Verb::Ls { filter, revisions, files, sort, format, quiet, settings } => {
+            let config = settings.read(&mut mistakes);
+            let filter = filter.and_then(|filter| noted(Filter::parse(&filter), &mut mistakes));
+            let depth = match (revisions, files) {
+                (_, true) => Depth::Files,
+                (true, _) => Depth::Revisions,
+                _ => Depth::Repos,
+            };
+            let sort = match sort {
+                SortKey::Size => Sort::Size,
+                SortKey::Used => Sort::Used,
+                SortKey::Name => Sort::Name,
+            };
+            let format = match format {
+                _ if quiet => Format::Quiet,
+                FormatName::Table => Format::Table,
+                FormatName::Json => Format::Json,
+                FormatName::Quiet => Format::Quiet,
+            };
+            Some(Command::Ls(config, Ls { filter, depth, sort, format }))
+        }
+        Verb::Rm { named, dry_run, yes, settings } => {
+            let config = settings.read(&mut mistakes);
+            Some(Command::Rm(config, Rm { chosen: named.read(&mut mistakes), dry_run, yes }))
+        }
+        Verb::Gc { dry_run, settings } => Some(Command::Gc { config: settings.read(&mut mistakes), dry_run }),
+        Verb::Verify { names, kind, repair, settings } => {
+            let config = settings.read(&mut mistakes);
+            let repos = names.iter().filter_map(|text| noted(repo(kind, text), &mut mistakes)).collect();
+            Some(Command::Verify(config, Verify { repos, repair }))
+        }
+        Verb::Pin { named, settings } => {
+            let config = settings.read(&mut mistakes);
+            Some(Command::Pin { config, chosen: named.read(&mut mistakes), lift: false })
+        }
+        Verb::Unpin { named, settings } => {
+            let config = settings.read(&mut mistakes);
+            Some(Command::Pin { config, chosen: named.read(&mut mistakes), lift: true })
+        }
+        Verb::Status { repos: Some(root), .. } => Some(Command::StatusOf(root)),
+        Verb::Status { url, repos: None } => {
             let url: Option<Uri> = noted(url.parse().map_err(|error| format!("--url `{url}`: {error}")), &mut mistakes);
             if let Some(url) = url.as_ref().filter(|url| url.scheme_str() != Some("http") || url.host().is_none()) {
                 mistakes.push(format!("--url `{url}`: write http://HOST:PORT; the mirror itself speaks no TLS"));
@@ -145,6 +300,25 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
         Some(command) if mistakes.is_empty() => Ok(command),
         _ => Err(mistakes),
     }
+}
+
+impl Named {
+    fn read(&self, mistakes: &mut Vec<String>) -> Chosen {
+        let repos = self.names.iter().filter_map(|text| noted(repo(self.kind, text), mistakes)).collect();
+        let revision = self.revision.as_ref().and_then(|revision| noted(Revision::parse(revision), mistakes));
+        Chosen { repos, revision }
+    }
+}
+
+/// Reads `owner/name` of the kind that --type says, or `datasets/owner/name`, which is how `ls` prints it and the Hub's
+/// addresses are made.
+fn repo(kind: Option<Kind>, text: &str) -> Result<RepoId, String> {
+    let told = text.split_once('/').and_then(|(word, name)| Some((RepoKind::from_plural(word)?, name)));
+    let repo = match (kind, told) {
+        (None, Some((kind, name))) => RepoId::parse(kind, name),
+        (kind, _) => RepoId::parse(kind.unwrap_or(Kind::Model).into(), text),
+    };
+    repo.map_err(|error| error.to_string())
 }
 
 impl Settings {
@@ -260,6 +434,19 @@ mod tests {
     }
 
     #[test]
+    fn a_repo_is_named_as_ls_prints_it_or_by_its_type() {
+        fn check(kind: Option<Kind>, text: &str, expected: &str) {
+            assert_eq!(repo(kind, text).unwrap().to_string(), expected, "{text}");
+        }
+        check(None, "org/m", "models/org/m");
+        check(None, "gpt2", "models/gpt2");
+        check(None, "models/org/m", "models/org/m");
+        check(None, "datasets/squad", "datasets/squad");
+        check(Some(Kind::Dataset), "org/d", "datasets/org/d");
+        check(Some(Kind::Model), "datasets/squad", "models/datasets/squad");
+    }
+
+    #[test]
     fn every_mistake_is_told_at_once() {
         fn check(words: &str, expected: &[&str]) {
             let mistakes = line(words).unwrap_err();
@@ -273,6 +460,8 @@ mod tests {
             &["/nowhere", "server.threads", "KEY=VALUE", "upstream.url", "server.listen"],
         );
         check("x pull a/b/c --revision .. --include [ --exclude {", &["a/b/c", "revision", "--include", "--exclude"]);
+        check("x rm a/b/c models/.. --revision a//b --repos=", &["store.repos", "a/b/c", "`..`", "a//b"]);
+        check("x ls [ --set eviction.strategy=mru", &["eviction.strategy", "FILTER"]);
         check("x status --url https://x", &["no TLS"]);
         check("x check --set log.level=loud", &["log.level"]);
     }

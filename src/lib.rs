@@ -5,7 +5,7 @@
 //! | layer | rooms |
 //! |---|---|
 //! | assembly | `main`, [`cli`], [`server`] |
-//! | desks | [`proxy`] speaks HTTP, [`commands`] are clients of it |
+//! | desks | [`proxy`] speaks HTTP, [`admin`] takes orders, [`commands`] are clients of both |
 //! | decisions | [`mirror`], [`access`] |
 //! | keep, bring | [`store`], [`source`] |
 //! | words | [`hub`], [`config`], [`metrics`] |
@@ -24,9 +24,12 @@
 //! - **fill**: the work of fetching absent blocks into the store.
 //! - **flight**: one fetch that is under way and that any number of readers wait for; nothing is fetched by two at a time.
 //! - **record**: a small answer of the Hub's API, kept with the time at which it was true.
+//! - **pass**: one round of eviction: all objects are measured, and some removed when a limit is passed.
+//! - **pin**: what keeps a repo, or one revision of it, from eviction and removal.
 //! - **source**: where bytes come from when they are not kept: the Hub, another mirror, later a peer.
 
 pub mod access;
+pub mod admin;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -1,10 +1,12 @@
 //! `dingospeed`: reads the command line, does what it says, and ends with a code that tells how it went.
 
 use dingospeed::{
+    admin::{AskError, Keeper},
     cli::{self, Command},
-    commands::{pull, status},
+    commands::{keep, ls, pull, status, verify},
     config::Config,
     server::{self, Ended},
+    store::{StoreOptions, View},
 };
 use std::process::ExitCode;
 
@@ -17,7 +19,15 @@ fn main() -> ExitCode {
     match cli::read() {
         Ok(Command::Serve(config)) => serve(&config),
         Ok(Command::Pull(config, asked)) => fetch(config, &asked),
+        Ok(Command::Ls(config, asked)) => beside(&config, |view| ls::run(view, &asked)),
+        Ok(Command::Rm(config, asked)) => beside(&config, |view| keep::rm(view, &asked, || find_keeper(&config))),
+        Ok(Command::Gc { config, dry_run }) => {
+            beside(&config, |view| keep::gc(view, dry_run, &server::limits(&config), || find_keeper(&config)))
+        }
+        Ok(Command::Verify(config, asked)) => beside(&config, |view| verify::run(view, &asked, || find_keeper(&config))),
+        Ok(Command::Pin { config, chosen, lift }) => beside(&config, |view| keep::pin(view, &chosen, lift)),
         Ok(Command::Status(url)) => status::run(&url),
+        Ok(Command::StatusOf(root)) => status::of_directory(&root),
         Ok(Command::Check) => {
             println!("ok");
             ExitCode::SUCCESS
@@ -54,6 +64,20 @@ fn fetch(config: Config, asked: &pull::Pull) -> ExitCode {
         }
         Err(error) => failed(&error),
     }
+}
+
+/// Runs a command that looks at the directory beside whoever serves from it.
+fn beside(config: &Config, command: impl FnOnce(&View) -> ExitCode) -> ExitCode {
+    start_log("warn");
+    match View::open(&config.store.repos) {
+        Ok(view) => command(&view),
+        Err(error) => failed(&error),
+    }
+}
+
+fn find_keeper(config: &Config) -> Result<Keeper, AskError> {
+    let options = StoreOptions { block_size: config.store.block_size };
+    Keeper::find(&config.store.repos, options, server::limits(config))
 }
 
 fn failed(error: &dyn std::error::Error) -> ExitCode {

@@ -6,7 +6,8 @@
 use once_cell::sync::Lazy;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder, default_registry,
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
+    default_registry,
 };
 
 /// Upper bounds, in seconds: a kept answer takes about a millisecond, a large file many minutes.
@@ -61,13 +62,25 @@ pub struct Metrics {
     pub disk_errors: IntCounter,
     /// Readers for which nothing is kept, since the disk is full or broken.
     pub served_through: IntCounter,
+    /// Objects evicted, by the limit that asked for it: `max_size`, `max_used_percent`, `min_free`.
+    evicted_objects: IntCounterVec,
+    /// Bytes on the disk that came back with them.
+    evicted_bytes: IntCounterVec,
+    /// Eviction passes, also by limit, or `none` for those that only measured. At least one per `eviction.interval`.
+    eviction_passes: IntCounterVec,
+    /// Passes after which a limit was still passed, because all else was pinned or in use.
+    pub eviction_short: IntCounter,
+    /// What the last pass took, in seconds.
+    pub eviction_pass_seconds: Gauge,
+    /// Objects that pins hold, by the last pass.
+    pub pinned_objects: IntGauge,
     /// Requests running now. The end of the server waits for zero.
     pub clients: IntGauge,
-    /// Bytes that the repos directory takes on disk; walked seldom, so up to ten minutes old.
+    /// Bytes that objects and quarantine take on disk: counted as blocks arrive, made exact by each pass.
     pub disk_used_bytes: IntGauge,
     /// Bytes free on the file system of the repos directory, at most a minute old.
     pub disk_free_bytes: IntGauge,
-    /// Objects in the repos directory, whole or not; as old as `disk_used_bytes`.
+    /// Objects in the repos directory, whole or not, after the last pass.
     pub blobs: IntGauge,
 }
 
@@ -92,6 +105,15 @@ impl Metrics {
             Err(_) => status,
         };
         self.upstream_requests.with_label_values(&[kind, status]).inc();
+    }
+
+    /// Counts an eviction pass; `reason` is the limit that was passed, or `none`.
+    pub fn evicted(&self, reason: &str, objects: u64, bytes: u64) {
+        self.eviction_passes.with_label_values(&[reason]).inc();
+        if reason != "none" {
+            self.evicted_objects.with_label_values(&[reason]).inc_by(objects);
+            self.evicted_bytes.with_label_values(&[reason]).inc_by(bytes);
+        }
     }
 
     /// Counts body bytes that came from upstream.
@@ -146,6 +168,12 @@ impl Metrics {
             blocks_broken: counter("blocks_broken_total", "Kept blocks with a wrong checksum."),
             disk_errors: counter("disk_errors_total", "Times that the disk did not take or give what it should."),
             served_through: counter("served_through_total", "Reads that went past the disk."),
+            evicted_objects: counters("evicted_objects_total", "Objects evicted.", &["reason"]),
+            evicted_bytes: counters("evicted_bytes_total", "Bytes on disk that evictions gave back.", &["reason"]),
+            eviction_passes: counters("eviction_passes_total", "Eviction passes.", &["reason"]),
+            eviction_short: counter("eviction_short_total", "Eviction passes that could not free enough."),
+            eviction_pass_seconds: registered(Gauge::with_opts(opts("eviction_pass_seconds", "Time of the last eviction pass."))),
+            pinned_objects: gauge("pinned_objects", "Objects that pins hold."),
             clients: gauge("clients", "Requests running now."),
             disk_used_bytes: gauge("disk_used_bytes", "Bytes that the kept objects take on disk."),
             disk_free_bytes: gauge("disk_free_bytes", "Bytes free on the file system of the repos directory."),
@@ -203,6 +231,8 @@ mod tests {
         metrics.asked_upstream("test", "429");
         metrics.asked_upstream("test", "error");
         metrics.received("test", 5);
+        metrics.evicted("test", 2, 8192);
+        metrics.evicted("none", 0, 0);
         metrics.blobs.set(3);
         let text = String::from_utf8(metrics.encode()).unwrap();
         for line in [
@@ -213,6 +243,9 @@ mod tests {
             "dingospeed_upstream_requests_total{kind=\"test\",status=\"4xx\"} 1",
             "dingospeed_upstream_requests_total{kind=\"test\",status=\"error\"} 1",
             "dingospeed_upstream_bytes_total{kind=\"test\"} 5",
+            "dingospeed_evicted_objects_total{reason=\"test\"} 2",
+            "dingospeed_evicted_bytes_total{reason=\"test\"} 8192",
+            "dingospeed_eviction_passes_total{reason=\"none\"} 1",
             "dingospeed_blobs 3",
             concat!("dingospeed_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 /// Each room and what it may name. `metrics` and `config` are words of layer 0, open to all.
-const ROOMS: [(&str, &[&str]); 8] = [
+const ROOMS: [(&str, &[&str]); 9] = [
     ("hub", &[]),
     ("config", &[]),
     ("metrics", &[]),
@@ -13,6 +13,7 @@ const ROOMS: [(&str, &[&str]); 8] = [
     ("source", &["hub", "config", "metrics"]),
     ("mirror", &["hub", "config", "metrics", "store", "source", "access"]),
     ("access", &["hub", "config", "metrics", "store", "source", "mirror"]),
+    ("admin", &["hub", "store"]),
     ("proxy", &["hub", "config", "metrics", "source", "mirror", "access"]),
 ];
 

@@ -1,9 +1,30 @@
-//! What the program does besides serving: each command talks to a mirror over HTTP, as any client would.
+//! What the program does besides serving.
 //!
-//! A command never opens the store and never knows the parts of a server; it is told an address. Output that a script may
-//! want goes to stdout, talk and progress to stderr. Each ends with the exit code: 0 done, 1 not.
+//! [`pull`] and [`status`] talk to a mirror over HTTP, as any client would; they are told an address. [`ls`], [`verify`] and [`keep`]
+//! (`rm`, `gc`, `pin`) look at the store's directory, which they may do beside a server, and have its [`crate::admin::Keeper`] change
+//! it: the server, or this process when there is none.
+//!
+//! Output that a script may want goes to stdout, talk and progress to stderr. Each ends with the exit code: 0 done, 1 not.
 
 mod client;
+mod inventory;
+pub mod keep;
+pub mod ls;
 mod progress;
 pub mod pull;
 pub mod status;
+mod table;
+pub mod verify;
+
+use std::process::ExitCode;
+
+/// Says why not, on stderr.
+fn failed(why: &str) -> ExitCode {
+    eprintln!("dingospeed: {why}");
+    ExitCode::FAILURE
+}
+
+/// Writes `1 repo` or `3 repos`.
+fn counted(count: u64, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
+}

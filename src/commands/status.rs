@@ -1,8 +1,12 @@
-//! `dingospeed status`: asks a running mirror whether it is well.
+//! `dingospeed status`: asks a running mirror whether it is well, by its address or by its directory.
 
-use super::client::{AskError, Client, whole};
+use super::{
+    client::{AskError, Client, whole},
+    failed,
+};
+use crate::admin;
 use http::Uri;
-use std::{process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 /// A mirror that is well answers at once.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -18,6 +22,18 @@ pub fn run(mirror: &Uri) -> ExitCode {
             eprintln!("dingospeed: {mirror} is not well: {why}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints what the server that has this directory tells of itself and its disk, as JSON.
+pub fn of_directory(root: &Path) -> ExitCode {
+    match admin::ask(root, &admin::Request::Status) {
+        Ok(admin::Answer::Status(status)) => {
+            println!("{}", serde_json::json!(status));
+            ExitCode::SUCCESS
+        }
+        Ok(other) => failed(&format!("the server answered something else: {other:?}")),
+        Err(error) => failed(&format!("no server takes orders in {}: {error}", root.display())),
     }
 }
 

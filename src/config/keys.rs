@@ -1,7 +1,7 @@
 //! The table of keys. To add one: a field in `mod.rs`, a row here, a line in `conf/dingospeed.yaml`.
 
-use super::WhenClientLeaves;
 use super::key::{Key, Kind, check_proxy, check_token};
+use super::{EvictionStrategy, WhenClientLeaves};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -166,6 +166,64 @@ pub(super) static KEYS: &[Key] = &[
         example: "8MiB",
         doc: "The unit in which new objects are kept; files with other sizes stay readable.",
         kind: Kind::Size { least: MIB, most: 128 * MIB, power_of_two: true, at: |config| &mut config.store.block_size },
+    },
+    Key {
+        name: "eviction.strategy",
+        default: "lru",
+        example: "large_first",
+        doc: "Which objects go first when a limit is passed.",
+        kind: Kind::Word {
+            words: &["lru", "fifo", "large_first"],
+            set: |config, word| {
+                config.eviction.strategy = match word {
+                    "fifo" => EvictionStrategy::Fifo,
+                    "large_first" => EvictionStrategy::LargeFirst,
+                    _ => EvictionStrategy::Lru,
+                }
+            },
+        },
+    },
+    Key {
+        name: "eviction.max_size",
+        default: "0",
+        example: "2TiB",
+        doc: "What all objects together may take on the disk; 0 means no limit.",
+        kind: Kind::Size { least: 0, most: 1 << 60, power_of_two: false, at: |config| &mut config.eviction.max_size },
+    },
+    Key {
+        name: "eviction.max_used_percent",
+        default: "0",
+        example: "90",
+        doc: "How full the file system may be, whoever fills it; 0 means no limit.",
+        kind: Kind::Count { least: 0, most: 99, at: |config| &mut config.eviction.max_used_percent },
+    },
+    Key {
+        name: "eviction.min_free",
+        default: "1GiB",
+        example: "100GiB",
+        doc: "What stays free on the file system, or a tenth of it where that is less; 0 means no limit.",
+        kind: Kind::Size { least: 0, most: 1 << 60, power_of_two: false, at: |config| &mut config.eviction.min_free },
+    },
+    Key {
+        name: "eviction.low_water",
+        default: "95",
+        example: "80",
+        doc: "Once a limit is passed, down to how many percent of it (for min_free, of what is kept) objects go.",
+        kind: Kind::Count { least: 1, most: 100, at: |config| &mut config.eviction.low_water },
+    },
+    Key {
+        name: "eviction.interval",
+        default: "10m",
+        example: "1h",
+        doc: "How often everything is measured anew; limits are watched all the time.",
+        kind: Kind::Time { least: SECOND, most: DAY, at: |config| &mut config.eviction.interval },
+    },
+    Key {
+        name: "eviction.quarantine",
+        default: "30d",
+        example: "7d",
+        doc: "How long broken files are kept for inspection; they go first when room is needed.",
+        kind: Kind::Time { least: Duration::ZERO, most: YEAR.saturating_mul(10), at: |config| &mut config.eviction.quarantine },
     },
     Key {
         name: "fetch.connections_per_object",

@@ -25,6 +25,7 @@ pub struct Config {
     pub server: Server,
     pub upstream: Upstream,
     pub store: Store,
+    pub eviction: Eviction,
     pub fetch: Fetch,
     pub freshness: Freshness,
     pub log: Log,
@@ -98,6 +99,34 @@ pub struct Store {
     pub repos: PathBuf,
     /// In bytes, a power of two.
     pub block_size: u64,
+}
+
+/// What is kept at most, and what goes first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    pub strategy: EvictionStrategy,
+    /// In bytes; 0 means no limit.
+    pub max_size: u64,
+    /// 0 means no limit.
+    pub max_used_percent: u64,
+    /// In bytes; 0 means no limit.
+    pub min_free: u64,
+    /// Percent of the limit.
+    pub low_water: u64,
+    pub interval: Duration,
+    pub quarantine: Duration,
+}
+
+/// In which order objects go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EvictionStrategy {
+    /// Read longest ago.
+    #[default]
+    Lru,
+    /// Arrived longest ago.
+    Fifo,
+    /// Largest on the disk.
+    LargeFirst,
 }
 
 /// How objects are fetched.
@@ -192,6 +221,15 @@ impl Config {
                 token_file: PathBuf::new(),
             },
             store: Store { repos: PathBuf::new(), block_size: 0 },
+            eviction: Eviction {
+                strategy: EvictionStrategy::default(),
+                max_size: 0,
+                max_used_percent: 0,
+                min_free: 0,
+                low_water: 0,
+                interval: Duration::ZERO,
+                quarantine: Duration::ZERO,
+            },
             fetch: Fetch {
                 connections_per_object: 0,
                 connections: 0,

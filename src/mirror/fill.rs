@@ -336,9 +336,9 @@ impl Fill {
         *prefix = Prefix::new(&self.object);
     }
 
-    /// Whether the fill is over because its object is broken.
+    /// Whether the fill is over because its object is broken, or because its file was removed: nobody new may join it.
     pub(super) fn is_broken(&self) -> bool {
-        self.flights.over().is_some()
+        self.object.is_gone() || self.flights.over().is_some()
     }
 
     fn proven(&self) {

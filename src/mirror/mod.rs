@@ -24,7 +24,7 @@ use crate::access::{Access, Admission};
 use crate::config::{Config, WhenClientLeaves};
 use crate::hub::Oid;
 use crate::source::{Origin, SourceError, Token};
-use crate::store::{Blocks, Store, StoreError};
+use crate::store::{Blocks, Loan, Store, StoreError};
 use catalog::Catalog;
 use fill::Fill;
 use limits::{Disk, Limits, Turns};
@@ -68,7 +68,9 @@ pub struct Mirror {
     limits: Arc<Limits>,
     /// Exactly one fill per live object, or two would fetch the same block.
     fills: Mutex<HashMap<Oid, Weak<Fill>>>,
-    warm: moka::future::Cache<Oid, Arc<Fill>>,
+    warm: moka::sync::Cache<Oid, Arc<Fill>>,
+    /// Objects being opened, once for all who want them.
+    opening: moka::future::Cache<Oid, Weak<Fill>>,
     /// How often objects proved not to be what upstream said. Fetching them over and over would only move bytes.
     mismatched: moka::sync::Cache<Oid, u32>,
     /// Files whose link is known to stand.
@@ -98,7 +100,8 @@ impl Mirror {
             origin,
             limits: Arc::new(limits),
             fills: Mutex::default(),
-            warm: moka::future::Cache::builder().max_capacity(WARM_OBJECTS_MAX).time_to_idle(WARM_FOR).build(),
+            opening: moka::future::Cache::builder().max_capacity(LINKED_MAX).time_to_live(OPEN_PATIENCE).build(),
+            warm: moka::sync::Cache::builder().max_capacity(WARM_OBJECTS_MAX).time_to_idle(WARM_FOR).build(),
             mismatched: moka::sync::Cache::builder().max_capacity(LINKED_MAX).time_to_live(MISMATCHED_FOR).build(),
             linked: moka::sync::Cache::new(LINKED_MAX),
         })
@@ -111,7 +114,8 @@ impl Mirror {
         token: Option<&Token>,
         admission: Admission,
     ) -> Result<Reader, MirrorError> {
-        let opened = match self.live(file).await {
+        self.store.touch(&file.oid);
+        let opened = match self.live(file) {
             Some(fill) => Ok(fill),
             None => self.open(file).await,
         };
@@ -166,12 +170,12 @@ impl Mirror {
     }
 
     /// The fill of the object, if it is open and counts.
-    async fn live(&self, file: &FileInfo) -> Option<Arc<Fill>> {
-        let fill = self.warm.get(&file.oid).await?;
+    fn live(&self, file: &FileInfo) -> Option<Arc<Fill>> {
+        let fill = self.warm.get(&file.oid)?;
         // Readers of a broken one were told; who comes now gets a new try. One of a size that was never proven is the store's to
         // decide about.
         if fill.is_broken() || (fill.object.size() != file.size && !fill.object.is_verified()) {
-            self.warm.invalidate(&file.oid).await;
+            self.warm.invalidate(&file.oid);
             return None;
         }
         Some(fill)
@@ -187,8 +191,12 @@ impl Mirror {
         }
         let opened = tokio::spawn(async move {
             let opener = mirror.clone();
-            let open = async move { blocking(move || opener.open_blocking(&file)).await };
-            mirror.warm.try_get_with(oid, open).await.map_err(|error| (*error).clone())
+            let open = async move { blocking(move || opener.open_blocking(&file).map(|fill| Arc::downgrade(&fill))).await };
+            let opened = mirror.opening.try_get_with(oid, open).await;
+            // Only to open it once for many: from now on it is found among the warm ones.
+            mirror.opening.invalidate(&oid).await;
+            // Thrown out of the warm ones already, under very many others: the next try opens it again.
+            opened.map_err(|error| (*error).clone())?.upgrade().ok_or(MirrorError::Unverified { oid })
         });
         match tokio::time::timeout(OPEN_PATIENCE, opened).await {
             Ok(opened) => opened?,
@@ -202,6 +210,7 @@ impl Mirror {
         // Somebody else may have opened it meanwhile; the first one stays, unless the store has begun anew since.
         let known = fills.get(&file.oid).and_then(Weak::upgrade);
         if let Some(fill) = known.filter(|fill| !fill.is_broken() && Arc::ptr_eq(&fill.object, &object)) {
+            self.warm.insert(file.oid, fill.clone());
             return Ok(fill);
         }
         let sources = Arc::new(Sources::new(self.origin.clone(), file.oid));
@@ -211,7 +220,39 @@ impl Mirror {
             fills.retain(|_, fill| fill.strong_count() > 0);
         }
         fills.insert(file.oid, Arc::downgrade(&fill));
+        self.warm.insert(file.oid, fill.clone());
         Ok(fill)
+    }
+
+    /// Lets go of an object that is only kept warm, so that it can be evicted; not of one that is read or filled.
+    pub fn let_go(&self, oid: &Oid) -> Loan {
+        // With this lock and the store's nobody new comes to the fill, save through `warm`; hence the second look.
+        let mut fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
+        let Some(fill) = fills.get(oid).and_then(Weak::upgrade) else { return Loan::None };
+        let users = |warm: bool| Arc::strong_count(&fill) > 1 + usize::from(warm);
+        if users(self.warm.contains_key(oid)) {
+            // The cache drops what it has thrown out when it is told to.
+            self.warm.run_pending_tasks();
+            if users(self.warm.contains_key(oid)) {
+                return Loan::InUse;
+            }
+        }
+        self.warm.invalidate(oid);
+        // Whoever took it meanwhile reads on from a file without a name, if it comes to that: bytes that were proven.
+        fills.remove(oid);
+        Loan::Idle
+    }
+
+    /// Forgets an object whose file is gone: who reads it reads on, the next one opens it anew.
+    pub fn forget(&self, oid: &Oid) {
+        let mut fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
+        self.warm.invalidate(oid);
+        fills.remove(oid);
+    }
+
+    /// Links were removed: which ones stand must be looked at again.
+    pub fn forget_links(&self) {
+        self.linked.invalidate_all();
     }
 }
 

@@ -7,15 +7,17 @@
 //!
 //! Enter by [`run`] to serve until a signal, or by [`mirror_for`] to find a mirror of a directory or start one.
 
-mod disk;
 mod drain;
+mod keeper;
 mod listen;
 mod local;
 
+pub use keeper::limits;
 pub use listen::reachable;
 pub use local::{MirrorAt, mirror_for};
 
 use crate::{
+    admin::Desk,
     config::Config,
     mirror::Mirror,
     proxy::HubProxy,
@@ -113,6 +115,7 @@ async fn serve(
 ) -> Result<Ended, ServeError> {
     let address = socket.address();
     let mirror = Mirror::new(config, store.clone());
+    keeper::introduce(config, &store, &mirror);
     let desk = Counted::new(pingora_proxy::http_proxy(&pingora_conf(), HubProxy::new(config, mirror)));
     let connections = desk.connections();
     let (stop_sender, shutdown) = watch::channel(false);
@@ -124,7 +127,14 @@ async fn serve(
         let socket = Socket::bind(&config.metrics.listen, "choose another with --set metrics.listen=ADDR:PORT")?;
         services.spawn(socket.serve(pingora_prometheus::prometheus_http_service(), shutdown));
     }
-    let gauges = tokio::spawn(disk::watch(store.clone()));
+    // Dropped too; these two may end at any time.
+    let mut services_aside = JoinSet::new();
+    services_aside.spawn(keeper::watch(store.clone(), config.eviction.interval));
+    match Desk::open(store.clone()) {
+        Ok(desk) => drop(services_aside.spawn(desk.serve())),
+        // Serving goes on; only commands beside it will have to wait for its end.
+        Err(error) => log::warn!("takes no orders: cannot open admin.sock in {}: {error}", store.root().display()),
+    }
     store.note_holder(
         &serde_json::json!({ "pid": std::process::id(), "listen": address.to_string(), "upstream": config.upstream.url })
             .to_string(),
@@ -138,12 +148,16 @@ async fn serve(
             return Err(ServeError::Stopped(why));
         }
     }
-    gauges.abort();
+    services_aside.abort_all();
     // Ends the accept loops, which close their sockets: from here on new connections are refused. Then each service closes
     // the connections on which no request runs.
     let _ = stop_sender.send(true);
     while services.join_next().await.is_some() {}
-    Ok(match drain::wait(&connections, config.server.drain_timeout).await {
+    let drained = drain::wait(&connections, config.server.drain_timeout).await;
+    // A disk that hangs loses the times of the last minute's reads, and does not keep the process.
+    let flush = tokio::task::spawn_blocking(move || store.flush_reads());
+    let _ = tokio::time::timeout(DISK_END_MAX, flush).await;
+    Ok(match drained {
         Drained::All => Ended::Drained,
         Drained::TimedOut { open } => Ended::Cut(open),
     })

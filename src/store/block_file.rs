@@ -28,7 +28,7 @@ use std::{
     io,
     ops::Range,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -52,6 +52,8 @@ pub struct BlockFile<F> {
     marking: Mutex<()>,
     /// Raised by each retraction, under `marking`. Who read blocks and finds it unchanged read what is still there.
     retract_count: AtomicU64,
+    /// Grows by the bytes of each block that is published.
+    kept_len: Arc<AtomicU64>,
 }
 
 /// What a file turned out to be.
@@ -144,7 +146,13 @@ impl<F: FileLayer> BlockFile<F> {
             verified: AtomicBool::new(verified && present_count == block_count),
             marking: Mutex::new(()),
             retract_count: AtomicU64::new(0),
+            kept_len: Arc::default(),
         }
+    }
+
+    /// Adds what is published from now on to a total that others share.
+    pub(super) fn count_into(&mut self, kept_len: Arc<AtomicU64>) {
+        self.kept_len = kept_len;
     }
 
     pub fn oid(&self) -> &Oid {
@@ -260,6 +268,8 @@ impl<F: FileLayer> BlockFile<F> {
         self.checked.set(block_index);
         self.present.set(block_index);
         self.present_count.fetch_add(1, Ordering::AcqRel);
+        let span = self.blocks().span(block_index);
+        self.kept_len.fetch_add(span.end - span.start, Ordering::Relaxed);
         Ok(())
     }
 

@@ -72,7 +72,11 @@ impl<'a> Slot<'a> {
         *self.object = Arc::downgrade(object);
     }
 
+    /// The object's file goes: who has it open is told, and the next one opens afresh.
     pub(super) fn forget(&mut self) {
+        if let Some(object) = self.object.upgrade() {
+            object.mark_gone();
+        }
         *self.object = Weak::new();
     }
 }

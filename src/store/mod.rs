@@ -7,34 +7,55 @@
 //! to read (`check`, `is_resident`, `load`, `read`). Beside the objects: [`Records`] keeps API answers, [`Listings`] what is known of
 //! a commit's files, [`Refs`] where revisions point and which repos are open.
 //!
+//! What goes away again: [`Store::pass`] evicts by [`Limits`], [`Store::make_room`] before a fill, [`Store::remove_repos`] on
+//! demand; [`Store::touch`] tells what was read, and `pins` what stays. [`View`] is the same directory for reading only, beside the
+//! process that holds it.
+//!
 //! The bytes of an object's file are described in [`format`](mod@format), what a crash can do to them in [`block_file`].
 
 mod bitmap;
 pub mod block;
 pub mod block_file;
+mod borrower;
 mod error;
+mod evict;
+mod examine;
 pub mod format;
 mod hash;
 pub mod layer;
 mod listing;
 mod live;
 mod lock;
+mod mend;
 mod object;
+mod pass;
+mod pins;
 mod place;
+mod recency;
 mod records;
 mod refs;
+mod sweep;
 #[cfg(test)]
 mod tests;
+mod view;
 pub mod whole;
 
 pub use block::Blocks;
 pub use block_file::BlockFile;
+pub use borrower::{Borrower, Loan};
 pub use error::StoreError;
+pub use evict::{Candidate, Level, Limits, Need, Reason, Strategy, plan};
+pub use examine::Finding;
 pub use hash::ObjectHasher;
 pub use listing::{ListedFile, Listing, Listings};
+pub use mend::Mended;
 pub use object::Object;
+pub use pass::{Pass, PassOptions, Sweep};
+pub use pins::Pin;
 pub use records::{BODY_LEN_MAX, Record, RecordKey, Records};
 pub use refs::{KeptAccess, KeptRef, Refs};
+pub use sweep::{Removal, Scope, Swept};
+pub use view::{Blob, Peek, View};
 pub use whole::Verdict;
 
 use crate::hub::{Commit, FilePath, Oid, RepoId};
@@ -46,8 +67,10 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, symlink},
     path::Path,
-    sync::Arc,
-    time::SystemTime,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Version of the directory as a whole; an object's file carries its own.
@@ -60,7 +83,6 @@ pub struct StoreOptions {
 }
 
 /// Everything kept under one root directory, held by one process.
-#[derive(Debug)]
 pub struct Store {
     options: StoreOptions,
     place: Arc<Place>,
@@ -69,26 +91,20 @@ pub struct Store {
     listings: Listings,
     refs: Refs,
     lock: lock::Lock,
+    /// Set once, before anything is evicted; until then there are none.
+    limits: OnceLock<Limits>,
+    borrower: OnceLock<Arc<dyn Borrower>>,
+    recency: recency::Recency,
+    /// Bytes that the objects take on the disk: counted as blocks are published, corrected by each pass.
+    kept_len: Arc<AtomicU64>,
+    /// Loan through a pass. Taken before any slot of `live`.
+    passes: Mutex<pass::Passes>,
 }
 
-/// One block file as the directory shows it.
-#[derive(Clone, Debug)]
-pub struct Blob {
-    pub oid: Oid,
-    /// Bytes it takes on the disk; less than its length while blocks are absent.
-    pub allocated_len: u64,
-    /// Last write.
-    pub modified: SystemTime,
-}
-
-/// What the objects take, and what the file system has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DiskUse {
-    pub blob_count: u64,
-    pub allocated_len: u64,
-    /// Bytes the file system would still give us.
-    pub free_len: u64,
-    pub total_len: u64,
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.root()).field("limits", &self.limits()).finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -118,7 +134,35 @@ impl Store {
             refs: Refs::new(place.clone()),
             place,
             lock,
+            limits: OnceLock::new(),
+            borrower: OnceLock::new(),
+            recency: recency::Recency::default(),
+            kept_len: Arc::default(),
+            passes: Mutex::default(),
         })
+    }
+
+    /// Sets what is kept at most; only the first call counts.
+    pub fn set_limits(&self, limits: Limits) {
+        let _ = self.limits.set(limits);
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits.get().copied().unwrap_or_default()
+    }
+
+    /// Names the one who keeps objects open beyond this room; only the first call counts.
+    pub fn set_borrower(&self, borrower: Arc<dyn Borrower>) {
+        let _ = self.borrower.set(borrower);
+    }
+
+    fn borrower(&self) -> &dyn Borrower {
+        self.borrower.get().map_or(&borrower::Nobody, |borrower| &**borrower)
+    }
+
+    /// Returns the same directory for reading.
+    pub fn view(&self) -> View {
+        View { place: self.place.clone() }
     }
 
     /// Notes in the lock file who holds the store, for people and for `dingospeed status`: one line of JSON with pid and address.
@@ -215,13 +259,28 @@ impl Store {
     pub fn remove(&self, oid: &Oid) -> Result<u64, StoreError> {
         let slot = self.live.slot(oid);
         let mut live = slot.lock();
-        live.forget();
+        // Lock order: the slot, then whatever the borrower locks.
+        self.borrower().forget(oid);
+        self.unlink(oid, &mut live)
+    }
+
+    fn unlink(&self, oid: &Oid, live: &mut Slot<'_>) -> Result<u64, StoreError> {
         let path = self.place.blob(oid);
         let removed = fs::symlink_metadata(&path).and_then(|meta| fs::remove_file(&path).map(|()| meta.blocks() * 512));
+        forget_if_gone(&path, live);
         match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            result => result.map_err(|error| StoreError::io("remove", path.display(), error)),
+            Err(error) => Err(StoreError::io("remove", path.display(), error)),
+            Ok(len) => {
+                self.shrink(len);
+                Ok(len)
+            }
         }
+    }
+
+    /// Takes bytes off the running total, which is never exact.
+    fn shrink(&self, len: u64) {
+        let _ = self.kept_len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| Some(kept.saturating_sub(len)));
     }
 
     /// Makes `files/<plural>/<repo>/resolve/<commit>/<path>` a relative link to the object. It replaces another link, in one step.
@@ -240,57 +299,19 @@ impl Store {
     }
 
     /// Calls `visit` for each block file, in the directory's order. BLOCKING, a stat per file.
-    pub fn each_blob(&self, mut visit: impl FnMut(Blob)) -> Result<(), StoreError> {
-        let blobs = self.place.blobs();
-        let io = |error| StoreError::io("list", blobs.display(), error);
-        for dir in fs::read_dir(&blobs).map_err(io)? {
-            let dir = dir.map_err(io)?;
-            if !dir.file_type().map_err(io)?.is_dir() {
-                continue;
-            }
-            for entry in fs::read_dir(dir.path()).map_err(io)? {
-                let entry = entry.map_err(io)?;
-                let Some(oid) = entry.file_name().to_str().and_then(Oid::parse) else { continue };
-                // Evicted since it was listed: not there any more.
-                let Ok(meta) = entry.metadata() else { continue };
-                let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                visit(Blob { oid, allocated_len: meta.blocks() * 512, modified });
-            }
-        }
-        Ok(())
-    }
-
-    /// Measures the objects and the file system. BLOCKING, a stat per file.
-    pub fn disk_use(&self) -> Result<DiskUse, StoreError> {
-        let (free_len, total_len) = self.space()?;
-        let mut sum = DiskUse { free_len, total_len, ..DiskUse::default() };
-        self.each_blob(|blob| {
-            sum.blob_count += 1;
-            sum.allocated_len += blob.allocated_len;
-        })?;
-        Ok(sum)
+    pub fn each_blob(&self, visit: impl FnMut(Blob)) -> Result<(), StoreError> {
+        self.view().each_blob(visit)
     }
 
     /// Returns the free and the total bytes of the file system; one call, cheap.
     pub fn space(&self) -> Result<(u64, u64), StoreError> {
-        use std::os::fd::AsRawFd;
-        let io = |error| StoreError::io("measure", self.root().display(), error);
-        let dir = File::open(self.root()).map_err(io)?;
-        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-        // SAFETY: the descriptor is open and `stat` has room for what the kernel writes.
-        let status = unsafe { libc::fstatvfs(dir.as_raw_fd(), stat.as_mut_ptr()) };
-        if status != 0 {
-            return Err(io(io::Error::last_os_error()));
-        }
-        // SAFETY: the call succeeded, so it filled `stat`.
-        let stat = unsafe { stat.assume_init() };
-        Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+        space(self.root())
     }
 
     /// Opens the file of `oid` if there is one that counts; a corrupt one is set aside.
     fn open_kept(&self, oid: &Oid) -> Result<Option<Object>, StoreError> {
         let path = self.place.blob(oid);
-        let file = match File::options().read(true).write(true).open(&path) {
+        let file = match place::open_quietly(&path, true) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("open", path.display(), error)),
@@ -307,7 +328,7 @@ impl Store {
             }
         });
         match opened {
-            Ok(file) => Ok(file.map(Object::new)),
+            Ok(file) => Ok(file.map(|file| Object::new(file, self.kept_len.clone()))),
             Err(StoreError::Corrupt { reason, .. }) => {
                 self.place.set_aside(&path, oid.as_str(), &reason)?;
                 Ok(None)
@@ -325,7 +346,12 @@ impl Store {
         let made = BlockFile::create(file, oid, size, self.options.block_size)
             .and_then(|file| self.place.rename(&temp, &path).map_err(io).map(|()| file));
         match made {
-            Ok(file) => Ok(Object::new(file)),
+            Ok(file) => {
+                // The header, the footer and their file system blocks; what follows is counted block by block.
+                let len = file.layer().metadata().map_or(0, |meta| meta.blocks() * 512);
+                self.kept_len.fetch_add(len, Ordering::Relaxed);
+                Ok(Object::new(file, self.kept_len.clone()))
+            }
             Err(error) => {
                 let _ = fs::remove_file(&temp);
                 Err(error)
@@ -334,9 +360,34 @@ impl Store {
     }
 
     fn set_aside(&self, oid: &Oid, live: &mut Slot<'_>, reason: &str) -> Result<bool, StoreError> {
-        live.forget();
-        self.place.set_aside(&self.place.blob(oid), oid.as_str(), reason)
+        let path = self.place.blob(oid);
+        let done = self.place.set_aside(&path, oid.as_str(), reason);
+        forget_if_gone(&path, live);
+        done
     }
+}
+
+/// Lets the next one open afresh, but only when the old file is out of the way: two objects must not work on one file.
+fn forget_if_gone(path: &Path, live: &mut Slot<'_>) {
+    if !path.exists() {
+        live.forget();
+    }
+}
+
+/// Returns the free and the total bytes of a directory's file system.
+fn space(dir: &Path) -> Result<(u64, u64), StoreError> {
+    use std::os::fd::AsRawFd;
+    let io = |error| StoreError::io("measure", dir.display(), error);
+    let dir = File::open(dir).map_err(io)?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the descriptor is open and `stat` has room for what the kernel writes.
+    let status = unsafe { libc::fstatvfs(dir.as_raw_fd(), stat.as_mut_ptr()) };
+    if status != 0 {
+        return Err(io(io::Error::last_os_error()));
+    }
+    // SAFETY: the call succeeded, so it filled `stat`.
+    let stat = unsafe { stat.assume_init() };
+    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
 }
 
 fn make_dir(dir: &Path) -> Result<(), StoreError> {

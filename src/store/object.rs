@@ -7,7 +7,10 @@ use std::{
     fs::File,
     ops::{Deref, Range},
     os::fd::AsRawFd,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 /// The handle that all readers and fills of an object share; the store has at most one per oid.
@@ -18,14 +21,28 @@ use std::{
 pub struct Object {
     file: BlockFile<File>,
     map: OnceLock<Arc<Mmap>>,
+    /// Its file was removed or set aside; set under the slot's lock.
+    gone: AtomicBool,
 }
 
 /// How many bytes of a span one call to mincore covers: 256 pages answer into an array on the stack.
 const RESIDENT_STEP_LEN: usize = 1 << 20;
 
 impl Object {
-    pub(super) fn new(file: BlockFile<File>) -> Object {
-        Object { file, map: OnceLock::new() }
+    /// `kept_len` is the running total of the bytes that are kept, to which each published block is added.
+    pub(super) fn new(mut file: BlockFile<File>, kept_len: Arc<AtomicU64>) -> Object {
+        file.count_into(kept_len);
+        Object { file, map: OnceLock::new(), gone: AtomicBool::new(false) }
+    }
+
+    /// Tells whether its file was removed or set aside: what is read is still right, but nobody new should begin with it, for
+    /// what is filled in is lost.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    pub(super) fn mark_gone(&self) {
+        self.gone.store(true, Ordering::Release);
     }
 
     /// Returns the bytes of `span` without copying them; the mapping lives as long as they do.
@@ -144,7 +161,7 @@ mod tests {
 
     fn object(size: u64) -> Object {
         let oid = Oid::parse(&"0".repeat(64)).unwrap();
-        Object::new(BlockFile::create(tempfile::tempfile().unwrap(), &oid, size, MIB).unwrap())
+        Object::new(BlockFile::create(tempfile::tempfile().unwrap(), &oid, size, MIB).unwrap(), Arc::default())
     }
 
     #[test]

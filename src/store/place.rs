@@ -9,6 +9,8 @@
 //! <root>/api/<plural>/<repo>/access.json                      whether it is open      (refs)
 //! <root>/quarantine/<name>.<unix ms>.blob, .reason            what was found broken
 //! <root>/tmp/                                                 files not yet named; emptied at start
+//! <root>/pins                                                 what is never evicted   (pins)
+//! <root>/admin.sock                                           where the serving process takes orders
 //! <root>/lock, VERSION
 //! ```
 
@@ -17,6 +19,7 @@ use crate::hub::{Commit, FilePath, Oid, RepoId};
 use std::{
     fs,
     io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
@@ -50,6 +53,15 @@ impl Place {
 
     pub(super) fn api(&self, repo: &RepoId) -> PathBuf {
         self.root.join("api").join(repo.kind().plural()).join(repo.name())
+    }
+
+    /// Returns the directory that holds one directory of links per commit.
+    pub(super) fn commits(&self, repo: &RepoId) -> PathBuf {
+        self.root.join("files").join(repo.kind().plural()).join(repo.name()).join("resolve")
+    }
+
+    pub(super) fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
     }
 
     /// Returns the link of a file, and the relative text that leads from there to its blob.
@@ -110,6 +122,16 @@ impl Place {
     }
 }
 
+/// Opens a block file without the kernel's counting it as a read: see [`super::recency`].
+pub(super) fn open_quietly(path: &Path, write: bool) -> io::Result<fs::File> {
+    let open = |flags| fs::File::options().read(true).write(write).custom_flags(flags).open(path);
+    match open(libc::O_NOATIME) {
+        // Only the file's owner may ask for that.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => open(0),
+        result => result,
+    }
+}
+
 /// Returns the file's bytes, or none when there is no such file or it is longer than `len_max`.
 pub(super) fn read_bounded(path: &Path, len_max: u64) -> Result<Option<Vec<u8>>, StoreError> {
     let read = || {
@@ -146,8 +168,16 @@ pub(super) fn file_name(text: &str) -> String {
     name
 }
 
-fn blob_name(oid: &Oid) -> String {
+pub(super) fn blob_name(oid: &Oid) -> String {
     format!("blobs/{}/{oid}", &oid.as_str()[..2])
+}
+
+/// Returns the text that [`file_name`] made into `name`; none for a name that was cut.
+pub(super) fn text_of_file_name(name: &str) -> Option<String> {
+    if name.contains('~') {
+        return None;
+    }
+    percent_encoding::percent_decode_str(name).decode_utf8().ok().map(String::from)
 }
 
 /// Returns whole milliseconds since 1970 (rounds down); times before that are 0.
@@ -166,7 +196,10 @@ mod tests {
 
     #[test]
     fn any_text_makes_one_plain_name() {
-        let check = |text: &str, expected: &str| assert_eq!(file_name(text), expected);
+        let check = |text: &str, expected: &str| {
+            assert_eq!(file_name(text), expected);
+            assert_eq!(text_of_file_name(expected).as_deref(), Some(text));
+        };
         check("main", "main");
         check("refs/pr/1", "refs%2Fpr%2F1");
         check("..", "%2E.");
@@ -175,5 +208,6 @@ mod tests {
         check("\u{e9}", "%C3%A9");
         let (long, longer) = (file_name(&"/".repeat(400)), file_name(&"/".repeat(401)));
         assert!(long.len() < 255 && long != longer);
+        assert_eq!(text_of_file_name(&long), None);
     }
 }

@@ -3,7 +3,7 @@
 use super::{MIB, content, fill_block, sha256_of};
 use crate::{
     hub::{Commit, FilePath, Oid, RepoId, RepoKind},
-    store::{DiskUse, ListedFile, Record, RecordKey, Store, StoreError, StoreOptions, Verdict},
+    store::{ListedFile, Record, RecordKey, Store, StoreError, StoreOptions, Verdict},
 };
 use bytes::Bytes;
 use std::{
@@ -91,8 +91,11 @@ fn what_was_kept_is_there_again() {
     assert!(object.check(2).unwrap());
     assert_eq!(object.read(2 * MIB..2 * MIB + 1).unwrap()[..], all[2 * MIB as usize..]);
     assert!(store.existing(&sha256_of(b"never kept")).unwrap().is_none());
-    let DiskUse { blob_count, allocated_len, free_len, total_len } = store.disk_use().unwrap();
-    assert!(blob_count == 1 && allocated_len > 2 * MIB && free_len <= total_len && total_len > 0);
+    let mut blobs = Vec::new();
+    store.each_blob(|blob| blobs.push(blob)).unwrap();
+    assert!(blobs.len() == 1 && blobs[0].oid == oid && blobs[0].allocated_len > 2 * MIB, "{blobs:?}");
+    let (free_len, total_len) = store.space().unwrap();
+    assert!(free_len <= total_len && total_len > 0);
 }
 
 #[test]

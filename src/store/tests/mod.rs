@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod evict;
 mod foreign;
 mod keep;
 mod model;

@@ -1,0 +1,155 @@
+//! What is kept, read from the directory: repos, their commits, their files, and how much of each is there.
+
+use crate::{
+    hub::{Commit, Oid, RepoId},
+    store::{Peek, Pin, StoreError, View},
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::SystemTime,
+};
+
+/// A repo of which something is kept.
+#[derive(Debug)]
+pub(super) struct Repo {
+    pub(super) id: RepoId,
+    /// All of it or one revision is pinned.
+    pub(super) pinned: bool,
+    pub(super) sum: Sum,
+    pub(super) commits: Vec<Snapshot>,
+}
+
+/// One commit of a repo.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) commit: Commit,
+    /// Branches and tags that pointed here when last asked.
+    pub(super) refs: Vec<String>,
+    pub(super) sum: Sum,
+    /// Those of which something is kept.
+    pub(super) files: Vec<File>,
+}
+
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) path: String,
+    pub(super) oid: Oid,
+    pub(super) sum: Sum,
+}
+
+/// How much of some files is kept. Objects that several of them share count once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sum {
+    /// Bytes on the disk.
+    pub(super) allocated_len: u64,
+    /// Bytes of the files' own lengths, and those that are there.
+    pub(super) size: u64,
+    pub(super) present_len: u64,
+    pub(super) file_count: u64,
+    /// Every file that the Hub has is known and there, and was verified.
+    pub(super) complete: bool,
+    pub(super) read: Option<SystemTime>,
+}
+
+impl Sum {
+    /// Returns how much is there in percent; 100 only when all is (rounds down).
+    pub(super) fn percent(&self) -> u64 {
+        match self.size {
+            0 => 100,
+            size => (u128::from(self.present_len) * 100 / u128::from(size)) as u64,
+        }
+    }
+}
+
+/// Reads objects' files, each once.
+pub(super) struct Peeks<'a> {
+    view: &'a View,
+    known: HashMap<Oid, Option<Peek>>,
+}
+
+impl<'a> Peeks<'a> {
+    pub(super) fn new(view: &'a View) -> Peeks<'a> {
+        Peeks { view, known: HashMap::new() }
+    }
+
+    fn get(&mut self, oid: &Oid) -> Result<Option<Peek>, StoreError> {
+        if let Some(known) = self.known.get(oid) {
+            return Ok(*known);
+        }
+        let peek = self.view.peek(oid)?;
+        self.known.insert(*oid, peek);
+        Ok(peek)
+    }
+
+    /// Returns the objects that were looked at and are there, with the bytes they take.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (&Oid, u64)> {
+        self.known.iter().filter_map(|(oid, peek)| Some((oid, peek.as_ref()?.allocated_len)))
+    }
+}
+
+/// Adds up files, each object once.
+#[derive(Default)]
+struct Tally {
+    sum: Sum,
+    seen: HashSet<Oid>,
+    lacks: bool,
+}
+
+impl Tally {
+    /// `size` is what the listing says; a file that was never asked for has no object.
+    fn add(&mut self, oid: &Oid, size: u64, peek: Option<&Peek>) {
+        self.lacks |= !peek.is_some_and(|peek| peek.present_len == peek.size && peek.verified);
+        self.sum.file_count += u64::from(peek.is_some());
+        if !self.seen.insert(*oid) {
+            return;
+        }
+        self.sum.size += size;
+        if let Some(peek) = peek {
+            self.sum.present_len += peek.present_len.min(size);
+            self.sum.allocated_len += peek.allocated_len;
+            self.sum.read = self.sum.read.max(Some(peek.read));
+        }
+    }
+
+    fn end(mut self, all_known: bool) -> Sum {
+        self.sum.complete = all_known && !self.lacks;
+        self.sum
+    }
+}
+
+/// Reads one repo.
+pub(super) fn repo(view: &View, id: &RepoId, pins: &[Pin], peeks: &mut Peeks<'_>) -> Result<Repo, StoreError> {
+    let refs = view.refs(id)?;
+    let mut commits = Vec::new();
+    let mut whole = Tally::default();
+    let mut all_known = true;
+    for commit in view.commits(id)? {
+        let listing = view.listing(id, &commit)?;
+        let mut paths: BTreeMap<String, (Oid, Option<u64>)> = BTreeMap::new();
+        view.each_link(id, &commit, |path, oid| {
+            paths.insert(path, (oid, None));
+        })?;
+        // A listing that is not complete names only what was asked for, as the links do.
+        for (path, file) in &listing.files {
+            paths.insert(path.to_string(), (file.oid, Some(file.size)));
+        }
+        let mut tally = Tally::default();
+        let mut files = Vec::new();
+        for (path, (oid, listed_size)) in paths {
+            let peek = peeks.get(&oid)?;
+            let size = listed_size.or(peek.map(|peek| peek.size)).unwrap_or_default();
+            tally.add(&oid, size, peek.as_ref());
+            whole.add(&oid, size, peek.as_ref());
+            if peek.is_some() {
+                let mut one = Tally::default();
+                one.add(&oid, size, peek.as_ref());
+                files.push(File { path, oid, sum: one.end(true) });
+            }
+        }
+        all_known &= listing.complete;
+        let refs = refs.iter().filter(|(_, at)| *at == commit).map(|(name, _)| name.clone()).collect();
+        commits.push(Snapshot { commit, refs, sum: tally.end(listing.complete), files });
+    }
+    let pinned = pins.iter().any(|pin| pin.repo == *id);
+    Ok(Repo { id: id.clone(), pinned, sum: whole.end(all_known), commits })
+}

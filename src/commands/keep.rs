@@ -1,0 +1,165 @@
+//! `dingospeed rm`, `gc`, `pin` and `unpin`: what is kept, changed by hand. A server that has the store is asked to do it.
+
+use super::{counted, failed};
+use crate::{
+    admin::{Answer, AskError, Evicted, Keeper, Removed, Request, WireScope},
+    hub::{RepoId, Revision},
+    store::{Limits, Pin, Scope, View},
+};
+use indicatif::HumanBytes;
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    process::ExitCode,
+};
+
+/// Repos, all of each or one revision.
+#[derive(Debug)]
+pub struct Chosen {
+    pub repos: Vec<RepoId>,
+    pub revision: Option<Revision>,
+}
+
+/// What to remove.
+#[derive(Debug)]
+pub struct Rm {
+    pub chosen: Chosen,
+    pub dry_run: bool,
+    pub yes: bool,
+}
+
+/// Removes repos. `find` gives the one who can do it, and is called once all questions are settled.
+pub fn rm(view: &View, asked: &Rm, find: impl FnOnce() -> Result<Keeper, AskError>) -> ExitCode {
+    ended(|| {
+        let scopes = scopes(view, &asked.chosen)?;
+        view.refuse_pinned(&scopes).map_err(text)?;
+        let planned: Removed = (&view.removal(&scopes).map_err(text)?).into();
+        if asked.dry_run {
+            println!("would remove {}", removed(&planned));
+            return Ok(());
+        }
+        if !asked.yes {
+            confirm(&format!("remove {}?", removed(&planned)))?;
+        }
+        let request = Request::Remove { scopes: scopes.iter().map(WireScope::from).collect() };
+        match find().and_then(|keeper| keeper.order(&request)).map_err(text)? {
+            Answer::Removed(done) => println!("removed {}", removed(&done)),
+            other => return Err(strange(&other)),
+        }
+        Ok(())
+    })
+}
+
+/// Runs an eviction pass; `limits` are those of this command's configuration, by which a dry run judges.
+pub fn gc(view: &View, dry_run: bool, limits: &Limits, find: impl FnOnce() -> Result<Keeper, AskError>) -> ExitCode {
+    ended(|| {
+        if dry_run {
+            let pass = view.would_pass(limits).map_err(text)?;
+            println!("would evict {}", evicted(&(&pass).into()));
+            return Ok(());
+        }
+        match find().and_then(|keeper| keeper.order(&Request::Evict)).map_err(text)? {
+            Answer::Evicted(done) => {
+                println!("evicted {}", evicted(&done));
+                match done.reason {
+                    Some(reason) if done.falls_short => {
+                        Err(format!("eviction.{reason} is still passed: all else is pinned or in use"))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            other => Err(strange(&other)),
+        }
+    })
+}
+
+/// Pins repos, or lifts their pins.
+pub fn pin(view: &View, chosen: &Chosen, lift: bool) -> ExitCode {
+    ended(|| {
+        let pins: Vec<Pin> =
+            chosen.repos.iter().map(|repo| Pin { repo: repo.clone(), revision: chosen.revision.clone() }).collect();
+        let (add, remove) = if lift { (&[][..], &pins[..]) } else { (&pins[..], &[][..]) };
+        let kept = view.pins().map_err(text)?;
+        if let Some(unknown) = remove.iter().find(|pin| !kept.contains(pin)) {
+            return Err(format!("{unknown} is not pinned"));
+        }
+        view.change_pins(add, remove).map_err(text)?;
+        let word = if lift { "unpinned" } else { "pinned" };
+        pins.iter().for_each(|pin| println!("{word} {pin}"));
+        Ok(())
+    })
+}
+
+/// Finds what was named; one that is not kept is a mistake, and then nothing is done.
+fn scopes(view: &View, chosen: &Chosen) -> Result<Vec<Scope>, String> {
+    let mut scopes = Vec::new();
+    let mut unknown = Vec::new();
+    for repo in &chosen.repos {
+        let commits = view.commits(repo).map_err(text)?;
+        let commit = match &chosen.revision {
+            None => None,
+            Some(revision) => match view.resolve(repo, revision.as_str()).map_err(text)? {
+                Some(commit) if commits.contains(&commit) => Some(commit),
+                _ => {
+                    unknown.push(format!("{repo}@{revision}"));
+                    continue;
+                }
+            },
+        };
+        if commits.is_empty() {
+            unknown.push(repo.to_string());
+        }
+        scopes.push(Scope { repo: repo.clone(), commit });
+    }
+    if unknown.is_empty() { Ok(scopes) } else { Err(format!("not kept here: {}", unknown.join(", "))) }
+}
+
+fn confirm(question: &str) -> Result<(), String> {
+    if !io::stdin().is_terminal() {
+        return Err(format!("{question} Say so with --yes"));
+    }
+    eprint!("{question} [y/N] ");
+    let _ = io::stderr().flush();
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).map_err(text)?;
+    if matches!(line.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err("nothing was removed".to_owned()) }
+}
+
+fn removed(removed: &Removed) -> String {
+    let shared = match removed.objects_shared {
+        0 => String::new(),
+        count => format!("; {count} more stay, because other repos or revisions have them too"),
+    };
+    let (objects, links) = (counted(removed.objects, "object"), counted(removed.links, "link"));
+    format!("{objects}, {} on disk, {links}{shared}", HumanBytes(removed.bytes))
+}
+
+fn evicted(evicted: &Evicted) -> String {
+    let reason = evicted.reason.as_ref().map_or("no limit is passed".to_owned(), |reason| format!("by eviction.{reason}"));
+    format!(
+        "{} of {}, {} of {} on disk ({reason}; {} in use, {} pinned); {} of {} from quarantine; {} that led nowhere",
+        evicted.objects,
+        counted(evicted.kept_objects, "object"),
+        HumanBytes(evicted.bytes),
+        HumanBytes(evicted.kept_bytes),
+        evicted.objects_in_use,
+        evicted.objects_pinned,
+        counted(evicted.quarantine_files, "file"),
+        HumanBytes(evicted.quarantine_bytes),
+        counted(evicted.links, "link"),
+    )
+}
+
+fn strange(answer: &Answer) -> String {
+    format!("the server answered something else: {answer:?}")
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+fn ended(done: impl FnOnce() -> Result<(), String>) -> ExitCode {
+    match done() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => failed(&why),
+    }
+}

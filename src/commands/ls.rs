@@ -1,0 +1,269 @@
+//! `dingospeed ls`: what is kept, as a table, as JSON, or as names alone. Reads the directory; needs no server.
+
+use super::{
+    counted, failed,
+    inventory::{self, File, Peeks, Repo, Snapshot, Sum},
+    table::{Table, ago},
+};
+use crate::store::{StoreError, View};
+use globset::GlobMatcher;
+use indicatif::HumanBytes;
+use serde_json::{Value, json};
+use std::{
+    collections::HashSet,
+    io::{self, Write},
+    process::ExitCode,
+    time::SystemTime,
+};
+
+/// What to list, and how.
+#[derive(Debug)]
+pub struct Ls {
+    pub filter: Option<Filter>,
+    pub depth: Depth,
+    pub sort: Sort,
+    pub format: Format,
+}
+
+/// How deep the list goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    Repos,
+    Revisions,
+    Files,
+}
+
+/// Largest or latest first; names in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    Size,
+    Used,
+    #[default]
+    Name,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+    Quiet,
+}
+
+/// Which repos: those whose `models/org/name` holds a text, or matches a pattern.
+#[derive(Debug)]
+pub enum Filter {
+    Holds(String),
+    Matches(GlobMatcher),
+}
+
+impl Filter {
+    /// Reads a pattern if there is one of `*?[{` in it, else a text that is looked for, in whatever case.
+    pub fn parse(text: &str) -> Result<Filter, String> {
+        if !text.contains(['*', '?', '[', '{']) {
+            return Ok(Filter::Holds(text.to_lowercase()));
+        }
+        let glob = globset::GlobBuilder::new(text).case_insensitive(true).literal_separator(false).build();
+        glob.map(|glob| Filter::Matches(glob.compile_matcher())).map_err(|error| format!("FILTER {text}: {}", error.kind()))
+    }
+
+    fn admits(&self, id: &str) -> bool {
+        match self {
+            Filter::Holds(text) => id.to_lowercase().contains(text),
+            // The kind need not be written.
+            Filter::Matches(glob) => glob.is_match(id) || id.split_once('/').is_some_and(|(_, name)| glob.is_match(name)),
+        }
+    }
+}
+
+/// Prints the list to stdout.
+pub fn run(view: &View, asked: &Ls) -> ExitCode {
+    let printed = list(view, asked).map_err(|error| error.to_string()).and_then(|text| {
+        // A reader that has seen enough (`| head`) is no fault.
+        match io::stdout().write_all(text.as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    });
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => failed(&why),
+    }
+}
+
+fn list(view: &View, asked: &Ls) -> Result<String, StoreError> {
+    let pins = view.pins()?;
+    let mut peeks = Peeks::new(view);
+    let mut repos = Vec::new();
+    for id in view.repos()? {
+        if asked.filter.as_ref().is_none_or(|filter| filter.admits(&id.to_string())) {
+            repos.push(inventory::repo(view, &id, &pins, &mut peeks)?);
+        }
+    }
+    sort(&mut repos, asked.sort);
+    Ok(match asked.format {
+        Format::Quiet => quiet(&repos, asked.depth),
+        Format::Json => json_of(&repos, asked.depth),
+        Format::Table => {
+            let mut text = table(&repos, asked.depth, SystemTime::now());
+            text.push_str(&summary(view, &repos, &peeks, asked.filter.is_none())?);
+            text
+        }
+    })
+}
+
+/// Sorts on every level; where two are alike their names decide, which is the order they came in.
+fn sort(repos: &mut [Repo], by: Sort) {
+    fn level<T>(list: &mut [T], by: Sort, sum: impl Fn(&T) -> &Sum) {
+        match by {
+            Sort::Name => {}
+            Sort::Size => list.sort_by_key(|one| std::cmp::Reverse(sum(one).allocated_len)),
+            Sort::Used => list.sort_by_key(|one| std::cmp::Reverse(sum(one).read)),
+        }
+    }
+    level(repos, by, |repo| &repo.sum);
+    for repo in repos {
+        level(&mut repo.commits, by, |snapshot| &snapshot.sum);
+        for snapshot in &mut repo.commits {
+            level(&mut snapshot.files, by, |file| &file.sum);
+        }
+    }
+}
+
+/// One line of the list.
+struct Line<'a> {
+    name: String,
+    sum: &'a Sum,
+    repo: &'a Repo,
+    /// None when the line stands for the whole repo.
+    snapshot: Option<&'a Snapshot>,
+}
+
+fn lines(repos: &[Repo], depth: Depth) -> Vec<Line<'_>> {
+    let mut lines = Vec::new();
+    for repo in repos {
+        if depth == Depth::Repos {
+            lines.push(Line { name: repo.id.to_string(), sum: &repo.sum, repo, snapshot: None });
+            continue;
+        }
+        for snapshot in &repo.commits {
+            let name = format!("{}@{}", repo.id, snapshot.commit);
+            if depth == Depth::Revisions {
+                lines.push(Line { name, sum: &snapshot.sum, repo, snapshot: Some(snapshot) });
+                continue;
+            }
+            lines.extend(snapshot.files.iter().map(|file| Line {
+                name: format!("{name}/{}", file.path),
+                sum: &file.sum,
+                repo,
+                snapshot: Some(snapshot),
+            }));
+        }
+    }
+    lines
+}
+
+fn quiet(repos: &[Repo], depth: Depth) -> String {
+    lines(repos, depth).into_iter().map(|line| line.name + "\n").collect()
+}
+
+fn table(repos: &[Repo], depth: Depth, now: SystemTime) -> String {
+    let files = depth == Depth::Files;
+    let head = ["REPO", "ON DISK", "HAVE", "LAST READ", "FILES", "REFS"];
+    let mut table = if files { Table::new(&["FILE", head[1], head[2], head[3]]) } else { Table::new(&head) };
+    for Line { name, sum, repo, snapshot } in lines(repos, depth) {
+        let have = if sum.complete { "complete".to_owned() } else { format!("{}%", sum.percent()) };
+        let (size, read) = (HumanBytes(sum.allocated_len).to_string(), ago(sum.read, now));
+        if files {
+            table.row([name, size, have, read]);
+            continue;
+        }
+        let mut refs: Vec<&str> = match snapshot {
+            Some(snapshot) => snapshot.refs.iter().map(String::as_str).collect(),
+            None => repo.commits.iter().flat_map(|snapshot| &snapshot.refs).map(String::as_str).collect(),
+        };
+        if repo.pinned {
+            refs.push("(pinned)");
+        }
+        table.row([name, size, have, read, sum.file_count.to_string(), refs.join(" ")]);
+    }
+    table.text()
+}
+
+/// The last line: what all takes together, and what no repo accounts for.
+fn summary(view: &View, repos: &[Repo], peeks: &Peeks<'_>, all: bool) -> Result<String, StoreError> {
+    let linked_len: u64 = peeks.kept().map(|(_, len)| len).sum();
+    let mut text = format!("\n{}, {} on disk", counted(repos.len() as u64, "repo"), HumanBytes(linked_len));
+    if all {
+        let linked: HashSet<_> = peeks.kept().map(|(oid, _)| *oid).collect();
+        let (mut count, mut len) = (0_u64, 0);
+        view.each_blob(|blob| {
+            if !linked.contains(&blob.oid) {
+                count += 1;
+                len += blob.allocated_len;
+            }
+        })?;
+        if count > 0 {
+            let objects = counted(count, "object");
+            text.push_str(&format!("; besides {objects} of {} that no repo listed here links to", HumanBytes(len)));
+        }
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+fn json_of(repos: &[Repo], depth: Depth) -> String {
+    let seconds = |at: Option<SystemTime>| at.map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
+    let with_sum = |mut value: Value, sum: &Sum| {
+        if let Some(map) = value.as_object_mut() {
+            map.insert("bytes_on_disk".into(), sum.allocated_len.into());
+            map.insert("size".into(), sum.size.into());
+            map.insert("bytes_present".into(), sum.present_len.into());
+            map.insert("complete".into(), sum.complete.into());
+            map.insert("last_read".into(), seconds(sum.read).into());
+        }
+        value
+    };
+    let file_of = |file: &File| with_sum(json!({ "path": file.path, "oid": file.oid.as_str() }), &file.sum);
+    let snapshot_of = |snapshot: &Snapshot| {
+        let mut value = json!({
+            "commit": snapshot.commit.as_str(), "refs": snapshot.refs, "files_present": snapshot.sum.file_count,
+        });
+        if depth == Depth::Files {
+            value["files"] = snapshot.files.iter().map(file_of).collect();
+        }
+        with_sum(value, &snapshot.sum)
+    };
+    let repo_of = |repo: &Repo| {
+        let mut value = json!({
+            "id": repo.id.to_string(), "type": repo.id.kind().as_str(), "name": repo.id.name(), "pinned": repo.pinned,
+            "files_present": repo.sum.file_count,
+        });
+        if depth != Depth::Repos {
+            value["revisions"] = repo.commits.iter().map(snapshot_of).collect();
+        }
+        with_sum(value, &repo.sum)
+    };
+    let mut text = Value::from(repos.iter().map(repo_of).collect::<Vec<_>>()).to_string();
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_a_text_or_a_pattern() {
+        fn check(filter: &str, id: &str, expected: bool) {
+            assert_eq!(Filter::parse(filter).unwrap().admits(id), expected, "{filter} {id}");
+        }
+        check("llama", "models/meta/Llama-3", true);
+        check("datasets/", "datasets/squad", true);
+        check("qwen", "models/meta/Llama-3", false);
+        check("meta/*", "models/meta/Llama-3", true);
+        check("datasets/*", "datasets/org/squad", true);
+        check("*-3", "models/meta/llama-30", false);
+        assert!(Filter::parse("[").is_err());
+    }
+}

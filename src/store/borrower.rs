@@ -1,0 +1,45 @@
+//! Who keeps objects open beyond the store, and is asked to let go when they are removed.
+
+use super::Pass;
+use crate::hub::Oid;
+
+/// What a borrower does with an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loan {
+    /// It does not have it.
+    None,
+    /// It had it at hand for the next reader, and has let it go.
+    Idle,
+    /// Somebody reads or fills it.
+    InUse,
+}
+
+/// The one above the store that keeps objects at hand. Called with the object's slot locked: it must not call the store.
+pub trait Borrower: Send + Sync {
+    /// Lets go of an object unless somebody uses it.
+    fn let_go(&self, oid: &Oid) -> Loan;
+
+    /// Forgets an object that is removed whatever is going on: who reads it reads on, the next one opens it anew.
+    fn forget(&self, oid: &Oid);
+
+    /// Hears that links were removed: what was linked before may not be any more.
+    fn links_removed(&self);
+
+    /// Hears how each pass went.
+    fn passed(&self, pass: &Pass);
+}
+
+/// Nobody: the store is all there is, as in a command that works alone.
+pub(super) struct Nobody;
+
+impl Borrower for Nobody {
+    fn let_go(&self, _: &Oid) -> Loan {
+        Loan::None
+    }
+
+    fn forget(&self, _: &Oid) {}
+
+    fn links_removed(&self) {}
+
+    fn passed(&self, _: &Pass) {}
+}

@@ -1,0 +1,140 @@
+//! What is never evicted: the file `pins`, a line for each pinned repo, which people may also write by hand.
+//!
+//! ```text
+//! models/org/name
+//! datasets/squad@main
+//! models/org/other@0123456789abcdef0123456789abcdef01234567
+//! ```
+//!
+//! A pin of a branch or tag holds the commit that it points to at the time of a pass. Empty lines and lines that begin with
+//! `#` mean nothing. The file is replaced whole, by one process at a time; it needs no lock of the store, since a serving
+//! process only reads it, anew before each pass.
+
+use super::StoreError;
+use crate::hub::{RepoId, RepoKind, Revision};
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, Write},
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    path::Path,
+};
+
+const FILE: &str = "pins";
+
+/// A repo that stays: all of it, or one revision.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pin {
+    pub repo: RepoId,
+    pub revision: Option<Revision>,
+}
+
+impl Pin {
+    /// Reads `models/org/name` or `models/org/name@revision`.
+    pub fn parse(line: &str) -> Option<Pin> {
+        let (repo, revision) = match line.split_once('@') {
+            Some((repo, revision)) => (repo, Some(Revision::parse(revision).ok()?)),
+            None => (line, None),
+        };
+        let (kind, name) = repo.split_once('/')?;
+        Some(Pin { repo: RepoId::parse(RepoKind::from_plural(kind)?, name).ok()?, revision })
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.revision {
+            Some(revision) => write!(f, "{}@{revision}", self.repo),
+            None => self.repo.fmt(f),
+        }
+    }
+}
+
+/// Returns the pins. A line that cannot be read is warned of; a file that cannot be read is an error, for without it nobody
+/// knows what may go.
+pub(super) fn load(root: &Path) -> Result<Vec<Pin>, StoreError> {
+    let path = root.join(FILE);
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        result => result.map_err(|error| StoreError::io("read", path.display(), error))?,
+    };
+    let mut pins = Vec::new();
+    for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+        match Pin::parse(line) {
+            _ if line.is_empty() || line.starts_with('#') => {}
+            Some(pin) => pins.push(pin),
+            None => log::warn!("line {number} of {} is no pin and pins nothing: {line:?}", path.display()),
+        }
+    }
+    Ok(pins)
+}
+
+/// Adds or removes pins, keeping every other line as it is. Returns how many lines that changed.
+pub(super) fn change(root: &Path, add: &[Pin], remove: &[Pin]) -> Result<usize, StoreError> {
+    let path = root.join(FILE);
+    let io = |error| StoreError::io("change", path.display(), error);
+    let _alone = lock(&path).map_err(io)?;
+    let text = fs::read_to_string(&path).map_err(io)?;
+    let is_removed = |line: &&str| Pin::parse(line.trim()).is_some_and(|pin| remove.contains(&pin));
+    let mut lines: Vec<String> = text.lines().filter(|line| !is_removed(line)).map(str::to_owned).collect();
+    let mut changed = text.lines().count() - lines.len();
+    for pin in add.iter().map(Pin::to_string) {
+        if !lines.iter().any(|line| line.trim() == pin) {
+            lines.push(pin);
+            changed += 1;
+        }
+    }
+    if changed > 0 {
+        let temp = root.join(format!("{FILE}.{}", std::process::id()));
+        let write = || {
+            let mut file = File::create(&temp)?;
+            lines.iter().try_for_each(|line| writeln!(file, "{line}"))?;
+            // Unlike all else here a pin cannot be had again from upstream.
+            file.sync_all()?;
+            fs::rename(&temp, &path)
+        };
+        write().map_err(io)?;
+    }
+    Ok(changed)
+}
+
+/// Waits until no other process changes the file. The lock lies on the file itself, so it is looked at again afterwards: the
+/// one before us may have replaced it.
+fn lock(path: &Path) -> io::Result<File> {
+    loop {
+        let file = File::options().append(true).create(true).open(path)?;
+        // SAFETY: takes an open descriptor and no pointer.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if fs::metadata(path).is_ok_and(|named| file.metadata().is_ok_and(|ours| ours.ino() == named.ino())) {
+            return Ok(file);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_come_and_go_and_comments_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let pin = |text| Pin::parse(text).unwrap();
+        assert!(load(root.path()).unwrap().is_empty());
+        assert_eq!(change(root.path(), &[pin("models/a/b"), pin("datasets/squad@refs/pr/1")], &[]).unwrap(), 2);
+        assert_eq!(change(root.path(), &[pin("models/a/b")], &[]).unwrap(), 0);
+        fs::write(root.path().join(FILE), "# ours\n\n models/a/b \nnonsense\ndatasets/squad@refs/pr/1").unwrap();
+        assert_eq!(load(root.path()).unwrap(), [pin("models/a/b"), pin("datasets/squad@refs/pr/1")]);
+        assert_eq!(change(root.path(), &[], &[pin("models/a/b"), pin("models/x/y")]).unwrap(), 1);
+        assert_eq!(fs::read_to_string(root.path().join(FILE)).unwrap(), "# ours\n\nnonsense\ndatasets/squad@refs/pr/1\n");
+    }
+
+    #[test]
+    fn what_is_no_pin_is_told() {
+        for text in ["", "a/b", "models", "models/../x", "models/a/b@", "models/a/b@..", "model/a/b"] {
+            assert_eq!(Pin::parse(text), None, "{text}");
+        }
+        assert_eq!(Pin::parse("models/gpt2@main").map(|pin| pin.to_string()), Some("models/gpt2@main".to_owned()));
+    }
+}

@@ -1,0 +1,358 @@
+//! What goes away: passes against real files, pins, links, removal, and what examining finds.
+
+use super::{MIB, content, fill_block, sha256_of};
+use crate::{
+    hub::{Commit, FilePath, Oid, RepoId, RepoKind},
+    store::{
+        Borrower, Finding, Limits, ListedFile, Loan, Mended, Pass, PassOptions, Pin, Scope, Store, StoreError, StoreOptions,
+        Strategy, Sweep, Verdict, View,
+    },
+};
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+use tempfile::TempDir;
+
+/// A store with objects of some MiB, each in a repo of its own and of known age.
+struct Shelf {
+    root: TempDir,
+    store: Store,
+}
+
+fn shelf() -> Shelf {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), StoreOptions { block_size: MIB }).unwrap();
+    Shelf { root, store }
+}
+
+fn repo(name: &str) -> RepoId {
+    RepoId::parse(RepoKind::Model, name).unwrap()
+}
+
+fn commit(digit: char) -> Commit {
+    Commit::parse(&digit.to_string().repeat(40)).unwrap()
+}
+
+fn path() -> FilePath {
+    FilePath::parse("deep/w.bin").unwrap()
+}
+
+impl Shelf {
+    /// Keeps an object of `mib` MiB that `repo` links to, read and written so many hours ago.
+    fn keep(&self, name: &str, mib: u64, read_hours: u64, written_hours: u64) -> Oid {
+        let all = content(mib * MIB, mib * 1000 + read_hours);
+        let oid = sha256_of(&all);
+        let object = self.store.object(&oid, mib * MIB).unwrap();
+        (0..mib).for_each(|index| fill_block(&object, &all, index));
+        assert_eq!(object.verify_whole(&mut |_| ()).unwrap(), Verdict::Verified);
+        drop(object);
+        self.store.link(&repo(name), &commit('c'), &path(), &oid).unwrap();
+        self.age(&oid, read_hours, written_hours);
+        oid
+    }
+
+    fn age(&self, oid: &Oid, read_hours: u64, written_hours: u64) {
+        let ago = |hours: u64| SystemTime::now() - Duration::from_secs(3600 * hours);
+        let times = fs::FileTimes::new().set_accessed(ago(read_hours)).set_modified(ago(written_hours));
+        fs::File::options().write(true).open(self.blob(oid)).unwrap().set_times(times).unwrap();
+    }
+
+    fn blob(&self, oid: &Oid) -> PathBuf {
+        self.root.path().join("blobs").join(&oid.as_str()[..2]).join(oid.as_str())
+    }
+
+    fn link(&self, name: &str) -> PathBuf {
+        self.root.path().join("files/models").join(name).join("resolve").join("c".repeat(40)).join("deep/w.bin")
+    }
+
+    fn has(&self, oid: &Oid) -> bool {
+        self.blob(oid).exists()
+    }
+
+    fn limit(&self, strategy: Strategy, kept_len_max: u64) {
+        self.store.set_limits(Limits { strategy, kept_len_max, ..Limits::default() });
+    }
+
+    fn pass(&self) -> Pass {
+        self.store.pass(&PassOptions { sweep: Sweep::All, coming_len: 0 }).unwrap()
+    }
+
+    fn flip(&self, oid: &Oid, offset: u64) {
+        let file = fs::File::options().read(true).write(true).open(self.blob(oid)).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+    }
+}
+
+/// Room for this many MiB of content; each object takes up to 12 KiB beside its content.
+fn room(mib: u64) -> u64 {
+    mib * MIB + MIB / 2
+}
+
+#[test]
+fn each_strategy_takes_what_it_names() {
+    let check = |strategy, expected: [bool; 3]| {
+        let shelf = shelf();
+        let kept = [shelf.keep("a/old", 2, 9, 1), shelf.keep("a/first", 1, 1, 9), shelf.keep("a/large", 3, 2, 2)];
+        shelf.limit(strategy, room(5));
+        let pass = shelf.pass();
+        assert_eq!(kept.map(|oid| shelf.has(&oid)), expected, "{strategy:?} {pass:?}");
+        assert_eq!((pass.blob_count, pass.evicted_count, pass.links.link_count), (3, 1, 1), "{pass:?}");
+        assert!(pass.evicted_len >= MIB && !pass.falls_short());
+        assert_eq!(shelf.pass().need, None);
+    };
+    check(Strategy::Lru, [false, true, true]);
+    check(Strategy::Fifo, [true, false, true]);
+    check(Strategy::LargeFirst, [true, true, false]);
+}
+
+#[test]
+fn a_read_counts_and_survives_the_process() {
+    let shelf = shelf();
+    let (old, new) = (shelf.keep("a/old", 1, 9, 9), shelf.keep("a/new", 1, 8, 8));
+    shelf.store.touch(&old);
+    shelf.store.flush_reads();
+    let Shelf { root, store } = shelf;
+    drop(store);
+    let store = Store::open(root.path(), StoreOptions { block_size: MIB }).unwrap();
+    let shelf = Shelf { root, store };
+    // A check reads the file, and is no read.
+    assert_eq!(shelf.store.view().examine(&new, &mut |_| ()).unwrap(), Finding::Sound { complete: true });
+    assert!(shelf.store.existing(&new).unwrap().unwrap().check(0).unwrap());
+    shelf.limit(Strategy::Lru, room(1));
+    shelf.pass();
+    assert_eq!((shelf.has(&old), shelf.has(&new)), (true, false));
+}
+
+#[test]
+fn what_is_used_or_pinned_stays() {
+    let shelf = shelf();
+    let used = shelf.keep("a/used", 1, 9, 9);
+    let pinned = shelf.keep("a/pinned", 1, 8, 8);
+    let at_main = shelf.keep("a/main", 1, 7, 7);
+    let free = shelf.keep("a/free", 1, 1, 1);
+    let view = shelf.store.view();
+    view.change_pins(&[Pin::parse("models/a/pinned").unwrap(), Pin::parse("models/a/main@main").unwrap()], &[]).unwrap();
+    shelf.store.refs().put_ref(&repo("a/main"), "main", &commit('c'), SystemTime::now()).unwrap();
+    let reader = shelf.store.existing(&used).unwrap().unwrap();
+    shelf.limit(Strategy::Lru, 1);
+    let pass = shelf.pass();
+    assert_eq!([used, pinned, at_main, free].map(|oid| shelf.has(&oid)), [true, true, true, false], "{pass:?}");
+    assert_eq!((pass.in_use_count, pass.pinned_count, pass.falls_short()), (1, 2, true));
+    assert!(!shelf.link("a/free").exists() && shelf.link("a/pinned").exists());
+    assert!(!shelf.store.make_room(1).unwrap());
+
+    // The pin of a branch holds where it points now.
+    shelf.store.refs().put_ref(&repo("a/main"), "main", &commit('d'), SystemTime::now()).unwrap();
+    drop(reader);
+    let pass = shelf.pass();
+    assert_eq!([used, pinned, at_main].map(|oid| shelf.has(&oid)), [false, true, false], "{pass:?}");
+}
+
+/// Holds one object warm, and another in use.
+struct Fake {
+    warm: Oid,
+    used: Oid,
+    forgotten: Mutex<Vec<Oid>>,
+}
+
+impl Borrower for Fake {
+    fn let_go(&self, oid: &Oid) -> Loan {
+        match oid {
+            oid if *oid == self.warm => Loan::Idle,
+            oid if *oid == self.used => Loan::InUse,
+            _ => Loan::None,
+        }
+    }
+
+    fn forget(&self, oid: &Oid) {
+        self.forgotten.lock().unwrap().push(*oid);
+    }
+
+    fn links_removed(&self) {}
+
+    fn passed(&self, _: &Pass) {}
+}
+
+#[test]
+fn warm_objects_go_and_used_ones_stay() {
+    let shelf = shelf();
+    let (warm, used) = (shelf.keep("a/warm", 1, 9, 9), shelf.keep("a/used", 1, 8, 8));
+    let borrower = Arc::new(Fake { warm, used, forgotten: Mutex::default() });
+    shelf.store.set_borrower(borrower.clone());
+    let still_open = shelf.store.existing(&warm).unwrap().unwrap();
+    shelf.limit(Strategy::Lru, 1);
+    let pass = shelf.pass();
+    assert_eq!((shelf.has(&warm), shelf.has(&used)), (false, true), "{pass:?}");
+    // Who had it open reads on, and the next one begins anew.
+    assert_eq!(still_open.read(0..4).unwrap().len(), 4);
+    assert!(still_open.is_gone());
+    assert_eq!(shelf.store.object(&warm, MIB).unwrap().present_count(), 0);
+    shelf.store.remove(&used).unwrap();
+    assert_eq!(*borrower.forgotten.lock().unwrap(), [used]);
+}
+
+#[test]
+fn room_is_made_for_what_comes() {
+    let shelf = shelf();
+    let old = shelf.keep("a/old", 2, 9, 9);
+    shelf.limit(Strategy::Lru, room(3));
+    assert!(!shelf.store.needs_pass().unwrap());
+    assert!(shelf.store.make_room(MIB).unwrap() && shelf.has(&old));
+    assert!(!shelf.store.make_room(9 * MIB).unwrap() && shelf.has(&old), "not for what could never fit");
+    let made = shelf.store.make_room(3 * MIB).unwrap();
+    assert!(made && !shelf.has(&old), "{made} {}", shelf.store.kept_len());
+    assert!(shelf.store.kept_len() < MIB);
+
+    // Published blocks count at once, without a pass.
+    shelf.keep("a/new", 4, 0, 0);
+    assert!(shelf.store.kept_len() >= 4 * MIB && shelf.store.needs_pass().unwrap());
+    assert!(shelf.store.pass_if_needed().unwrap().is_some_and(|pass| pass.evicted_count == 1));
+}
+
+#[test]
+fn old_quarantine_goes_and_all_of_it_before_an_object() {
+    let shelf = shelf();
+    let (bad, good) = (shelf.keep("a/bad", 2, 1, 1), shelf.keep("a/good", 2, 9, 9));
+    shelf.store.quarantine(&bad, "a test").unwrap();
+    let quarantine_count = || fs::read_dir(shelf.root.path().join("quarantine")).unwrap().count();
+    assert_eq!((shelf.pass().quarantine_count, quarantine_count()), (0, 2));
+    shelf.limit(Strategy::Lru, room(2));
+    let pass = shelf.pass();
+    assert!(shelf.has(&good) && pass.quarantine_removed_len >= 2 * MIB && pass.need.is_some(), "{pass:?}");
+    assert!(!pass.falls_short());
+}
+
+#[test]
+fn a_repo_is_removed_with_what_is_its_alone() {
+    let shelf = shelf();
+    let (own, shared) = (shelf.keep("a/own", 1, 1, 1), shelf.keep("a/shared", 2, 2, 2));
+    shelf.store.link(&repo("a/own"), &commit('d'), &path(), &shared).unwrap();
+    shelf.store.refs().put_ref(&repo("a/own"), "main", &commit('c'), SystemTime::now()).unwrap();
+    let listed = [("deep/w.bin", ListedFile { oid: own, size: MIB, lfs: true })];
+    shelf.store.listings().append(&repo("a/own"), &commit('c'), &listed).unwrap();
+    let view = View::open(shelf.root.path()).unwrap();
+    assert_eq!(view.repos().unwrap(), [repo("a/own"), repo("a/shared")]);
+    assert_eq!(view.refs(&repo("a/own")).unwrap(), [("main".to_owned(), commit('c'))]);
+
+    let scope = |commit| [Scope { repo: repo("a/own"), commit }];
+    let removal = view.removal(&scope(None)).unwrap();
+    assert_eq!((removal.link_count, removal.objects.len(), removal.shared_count), (2, 1, 1));
+    // Pinned in part or as a whole.
+    for pin in ["models/a/own", "models/a/own@main"] {
+        view.change_pins(&[Pin::parse(pin).unwrap()], &[]).unwrap();
+        assert!(matches!(shelf.store.remove_repos(&scope(None)), Err(StoreError::Misuse { .. })));
+        view.change_pins(&[], &[Pin::parse(pin).unwrap()]).unwrap();
+    }
+    assert_eq!(shelf.store.remove_repos(&scope(Some(commit('d')))).unwrap().objects, []);
+    assert_eq!(view.commits(&repo("a/own")).unwrap(), [commit('c')]);
+    let removal = shelf.store.remove_repos(&scope(None)).unwrap();
+    assert_eq!(removal.objects.iter().map(|(oid, _)| *oid).collect::<Vec<_>>(), [own]);
+    assert!(!shelf.has(&own) && shelf.has(&shared));
+    assert!(!shelf.root.path().join("files/models/a/own").exists() && !shelf.root.path().join("api/models").exists());
+    assert_eq!(view.repos().unwrap(), [repo("a/shared")]);
+}
+
+#[test]
+fn repos_of_odd_names_are_told_apart() {
+    let shelf = shelf();
+    let oid = shelf.keep("gpt2", 1, 1, 1);
+    let names = ["gpt2", "gpt2/resolve", "resolve/resolve", "resolve"];
+    for name in names {
+        shelf.store.link(&repo(name), &commit('c'), &path(), &oid).unwrap();
+    }
+    let mut expected: Vec<RepoId> = names.iter().map(|name| repo(name)).collect();
+    expected.sort();
+    let view = shelf.store.view();
+    assert_eq!(view.repos().unwrap(), expected);
+    shelf.store.remove_repos(&[Scope { repo: repo("gpt2"), commit: None }]).unwrap();
+    expected.remove(0);
+    assert_eq!(view.repos().unwrap(), expected);
+    assert!(shelf.has(&oid));
+}
+
+#[test]
+fn what_is_broken_is_found_without_the_lock_and_mended_with_it() {
+    let shelf = shelf();
+    let oid = shelf.keep("a/m", 3, 1, 1);
+    let view = View::open(shelf.root.path()).unwrap();
+    let find = || view.examine(&oid, &mut |_| ()).unwrap();
+    let peek = || view.peek(&oid).unwrap().map(|peek| (peek.size, peek.present_len, peek.verified));
+    assert_eq!((find(), peek()), (Finding::Sound { complete: true }, Some((3 * MIB, 3 * MIB, true))));
+
+    // In use meanwhile, by somebody who has proven the block before it rotted.
+    let reader = shelf.store.existing(&oid).unwrap().unwrap();
+    assert!(reader.check(1).unwrap());
+    shelf.flip(&oid, reader.header().payload_start() + MIB + 5);
+    assert_eq!(find(), Finding::Broken { block_indexes: vec![1], block_count: 3 });
+    assert_eq!(shelf.store.mend(&oid).unwrap(), Mended::Retracted(1));
+    assert_eq!((find(), peek()), (Finding::Sound { complete: false }, Some((3 * MIB, 2 * MIB, false))));
+    assert!(!reader.is_present(1));
+    assert_eq!(shelf.store.mend(&oid).unwrap(), Mended::Sound);
+
+    // A header that is none.
+    shelf.flip(&oid, 0);
+    assert!(matches!(find(), Finding::Unreadable { .. }));
+    assert!(matches!(shelf.store.mend(&oid).unwrap(), Mended::SetAside { .. }));
+    assert_eq!((find(), peek()), (Finding::Absent, None));
+}
+
+#[test]
+fn wrong_bytes_under_right_checksums_are_set_aside() {
+    let shelf = shelf();
+    let (all, oid) = (content(2 * MIB, 1), sha256_of(b"something else"));
+    let object = shelf.store.object(&oid, 2 * MIB).unwrap();
+    (0..2).for_each(|index| fill_block(&object, &all, index));
+    drop(object);
+    let find = || shelf.store.view().examine(&oid, &mut |_| ()).unwrap();
+    assert_eq!(find(), Finding::Mismatch { found: sha256_of(&all).to_string() });
+    assert!(matches!(shelf.store.mend(&oid).unwrap(), Mended::SetAside { .. }));
+    assert_eq!(find(), Finding::Absent);
+}
+
+/// How long a pass takes and what memory it needs is measured with
+/// `DINGOSPEED_OBJECTS=1000000 cargo test --release --lib many_objects -- --nocapture`, some gigabytes free in `TMPDIR`.
+#[test]
+fn many_objects_are_passed_over_at_once() {
+    let count = std::env::var("DINGOSPEED_OBJECTS").map_or(3000, |count| count.parse().unwrap());
+    let shelf = shelf();
+    let blobs = shelf.root.path().join("blobs");
+    (0..256).for_each(|prefix| fs::create_dir(blobs.join(format!("{prefix:02x}"))).unwrap());
+    for index in 0_u64..count {
+        let name = sha256_of(&index.to_le_bytes());
+        fs::write(blobs.join(&name.as_str()[..2]).join(name.as_str()), b"x").unwrap();
+    }
+    let kept_len = shelf.pass().kept_len;
+    shelf.limit(Strategy::Lru, kept_len / 100 * 99);
+    for round in ["measures and evicts", "measures"] {
+        let (cpu, memory) = (cpu_time(), memory_peak());
+        let pass = shelf.pass();
+        assert_eq!(pass.evicted_count > 0, round == "measures and evicts", "{pass:?}");
+        assert!(!pass.falls_short());
+        let [user, system] = [0, 1].map(|mode| cpu_time()[mode] - cpu[mode]);
+        println!("{round}: {pass:?} user={user:?} system={system:?} memory_peak: {memory} -> {} KiB", memory_peak());
+    }
+}
+
+/// Of this thread, in user and in system mode.
+fn cpu_time() -> [Duration; 2] {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: `usage` has room for what the kernel writes.
+    assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) }, 0);
+    // SAFETY: the call succeeded, so it filled `usage`.
+    let usage = unsafe { usage.assume_init() };
+    let time = |at: libc::timeval| Duration::from_secs(at.tv_sec as u64) + Duration::from_micros(at.tv_usec as u64);
+    [time(usage.ru_utime), time(usage.ru_stime)]
+}
+
+/// In KiB.
+fn memory_peak() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}

@@ -1,0 +1,220 @@
+//! Eviction in a running mirror: each strategy takes what it names, what is pinned or in use stays, and what went comes again.
+
+use std::fs::{File, FileTimes};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use fake_hub::{FakeHub, noise};
+
+use crate::harness::{Mirror, MirrorOptions, dingospeed};
+
+const MIB: usize = 1 << 20;
+
+/// Three repos with a file each.
+struct Setup {
+    hub: FakeHub,
+    files: Vec<(String, Vec<u8>, String)>,
+    folder: tempfile::TempDir,
+}
+
+async fn setup(mib: [usize; 3]) -> Setup {
+    let hub = FakeHub::start().await;
+    let mut files = Vec::new();
+    for (seed, (name, mib)) in (40..).zip(["a", "b", "c"].into_iter().zip(mib)) {
+        let bytes = noise(seed, mib * MIB).to_vec();
+        let repo = hub.model(&format!("acme/{name}")).lfs("w.bin", &bytes).commit("first");
+        files.push((format!("/acme/{name}/resolve/main/w.bin"), bytes, repo.oid("w.bin")));
+    }
+    Setup { hub, files, folder: tempfile::tempdir().expect("a temporary directory") }
+}
+
+impl Setup {
+    fn repos(&self) -> PathBuf {
+        self.folder.path().join("repos")
+    }
+
+    fn blob(&self, index: usize) -> PathBuf {
+        let oid = &self.files[index].2;
+        self.repos().join("blobs").join(&oid[..2]).join(oid)
+    }
+
+    fn there(&self) -> Vec<bool> {
+        (0..self.files.len()).map(|index| self.blob(index).exists()).collect()
+    }
+
+    async fn get(&self, mirror: &Mirror, index: usize) {
+        let (target, bytes, _) = &self.files[index];
+        let response = mirror.get(target).await;
+        assert!(response.status == 200 && response.whole && response.body == *bytes, "{target}: {}", response.status);
+    }
+
+    /// Fetches all files through a mirror without limits, which is gone afterwards.
+    async fn fill(&self) {
+        let mut mirror = Mirror::of(&self.hub).repos(&self.repos()).start().await;
+        for index in 0..self.files.len() {
+            self.get(&mirror, index).await;
+        }
+        mirror.stop().await;
+    }
+
+    /// Makes it so many hours since a file was read and written.
+    fn age(&self, index: usize, read_hours: u64, written_hours: u64) {
+        let ago = |hours| SystemTime::now() - Duration::from_secs(3600 * hours);
+        let times = FileTimes::new().set_accessed(ago(read_hours)).set_modified(ago(written_hours));
+        File::options().write(true).open(self.blob(index)).expect("a kept file").set_times(times).expect("its times are set");
+    }
+}
+
+fn limited(hub: &FakeHub, repos: &Path, mib: usize) -> MirrorOptions {
+    // What an object takes beside its content is a few KiB.
+    let max_size = mib * MIB + MIB / 2;
+    Mirror::of(hub).repos(repos).set("eviction.max_size", max_size).set("eviction.low_water", 100).set("eviction.interval", "1s")
+}
+
+async fn takes(strategy: &str, expected: [bool; 3]) {
+    let setup = setup([2, 1, 3]).await;
+    setup.fill().await;
+    setup.age(0, 9, 2);
+    setup.age(1, 2, 9);
+    setup.age(2, 3, 3);
+    let mirror = limited(&setup.hub, &setup.repos(), 5).set("eviction.strategy", strategy).start().await;
+    mirror.wait_log("evicted objects=1 ").await;
+    mirror.wait_log("removed links=1 ").await;
+    assert_eq!(setup.there(), expected, "{strategy}");
+    let metrics = mirror.metrics().await;
+    assert_eq!(metrics.of("dingospeed_evicted_objects_total{reason=\"max_size\"}"), 1.0);
+    assert!(metrics.of("dingospeed_evicted_bytes_total{reason=\"max_size\"}") >= MIB as f64);
+
+    // What went is fetched again; what stayed is not.
+    let (fetched, lost) = (setup.hub.cdn_bytes(), expected.iter().position(|there| !there).expect("one went"));
+    for index in (0..3).filter(|index| *index != lost) {
+        setup.get(&mirror, index).await;
+    }
+    assert_eq!(setup.hub.cdn_bytes(), fetched);
+    setup.get(&mirror, lost).await;
+    assert_eq!(setup.hub.cdn_bytes(), fetched + setup.files[lost].1.len() as u64);
+    assert!(setup.hub.leaks().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lru_takes_what_was_read_longest_ago() {
+    takes("lru", [false, true, true]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifo_takes_what_arrived_first() {
+    takes("fifo", [true, false, true]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_first_takes_the_largest() {
+    takes("large_first", [true, true, false]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_read_survives_the_restart_and_a_head_is_none() {
+    let setup = setup([1, 1, 1]).await;
+    setup.fill().await;
+    (0..3).for_each(|index| setup.age(index, 9 - index as u64, 9));
+    let mut mirror = Mirror::of(&setup.hub).repos(&setup.repos()).start().await;
+    setup.get(&mirror, 0).await;
+    assert_eq!(mirror.head(&setup.files[1].0).await.status, 200);
+    mirror.stop().await;
+    let mirror = limited(&setup.hub, &setup.repos(), 2).start().await;
+    mirror.wait_log("evicted objects=1 ").await;
+    assert_eq!(setup.there(), [true, false, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_read_stays_until_it_was_read() {
+    let setup = setup([8, 1, 1]).await;
+    let mirror = limited(&setup.hub, &setup.repos(), 0).start().await;
+    let (target, bytes, _) = &setup.files[0];
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", target, &[]).await;
+    assert_eq!(connection.head("GET").await.expect("an answer").0, 200);
+    let mut body = connection.piece().await.expect("not cut").expect("a first piece").to_vec();
+    mirror.wait_log("all else is pinned or in use").await;
+    assert!(setup.blob(0).exists());
+    while let Some(piece) = connection.piece().await.expect("not cut") {
+        body.extend_from_slice(&piece);
+    }
+    assert!(body == *bytes, "{} bytes", body.len());
+    drop(connection);
+    mirror.wait_log("evicted objects=1 ").await;
+    assert!(!setup.blob(0).exists());
+    setup.get(&mirror, 0).await;
+    // Links are made anew for what came again, though this process had made them before.
+    setup.get(&mirror, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pinned_stays_until_it_is_unpinned() {
+    let setup = setup([1, 1, 1]).await;
+    setup.fill().await;
+    let repos = setup.repos().display().to_string();
+    let (code, stderr, stdout) = dingospeed(&["pin", "acme/a", "acme/b", "--repos", &repos], &[]).await;
+    assert_eq!((code, stdout.as_str()), (Some(0), "pinned models/acme/a\npinned models/acme/b\n"), "{stderr}");
+    let mirror = limited(&setup.hub, &setup.repos(), 0).start().await;
+    mirror.wait_log("evicted objects=1 ").await;
+    mirror.wait_log("pinned=2 ").await;
+    assert_eq!(setup.there(), [true, true, false]);
+
+    // Beside the running server, which looks again before each pass.
+    let (code, stderr, _) = dingospeed(&["unpin", "acme/b", "--repos", &repos], &[]).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    mirror.wait_log("pinned=1 ").await;
+    assert_eq!(setup.there(), [true, false, false]);
+    let (code, stderr, _) = dingospeed(&["unpin", "acme/b", "--repos", &repos], &[]).await;
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("models/acme/b is not pinned"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offline_nothing_is_evicted() {
+    let setup = setup([1, 1, 1]).await;
+    setup.fill().await;
+    let mirror = limited(&setup.hub, &setup.repos(), 0).arg("--offline").start().await;
+    let repos = setup.repos().display().to_string();
+    let (code, stderr, stdout) = dingospeed(&["gc", "--repos", &repos], &[]).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("no limit is passed"), "{stdout}");
+    assert_eq!(setup.there(), [true, true, true]);
+    setup.get(&mirror, 2).await;
+}
+
+/// More is asked for than fits, by many at once, while passes run as fast as they can: everybody gets the right bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_too_small_serves_right_bytes() {
+    const FILES: u64 = 8;
+    let hub = FakeHub::start().await;
+    let mut files = Vec::new();
+    for n in 0..FILES {
+        let bytes = noise(70 + n, 2 * MIB + n as usize * 1000).to_vec();
+        hub.model(&format!("acme/m{n}")).lfs("w.bin", &bytes).commit("first");
+        files.push((format!("/acme/m{n}/resolve/main/w.bin"), bytes));
+    }
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let mirror = limited(&hub, folder.path(), 5).start().await;
+    let repos = folder.path().display().to_string();
+    let (mirror, files) = (&mirror, &files);
+    let client = |seed: u64| async move {
+        // A walk of its own through the files, by a step that has no factor in common with their number.
+        for step in 0..20 {
+            let n = (seed + step * (2 * seed + 1)) % FILES;
+            let (target, bytes) = &files[n as usize];
+            let response = mirror.get(target).await;
+            assert!(response.status == 200 && response.whole && response.body == *bytes, "{target}: {}", response.status);
+        }
+    };
+    let keeper = async {
+        for _ in 0..15 {
+            let (_, stderr, stdout) = dingospeed(&["gc", "--repos", &repos], &[]).await;
+            assert!(stdout.starts_with("evicted "), "{stderr}");
+        }
+    };
+    tokio::join!(client(0), client(1), client(2), client(3), keeper);
+    assert!(mirror.metrics().await.sum("dingospeed_evicted_objects_total") > 0.0);
+    let (code, stderr, stdout) = dingospeed(&["verify", "--repos", &repos], &[]).await;
+    assert_eq!(code, Some(0), "{stderr}{stdout}");
+}

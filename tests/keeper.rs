@@ -1,0 +1,270 @@
+//! The commands that look at what is kept and change it: the same beside a server and without one.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use fake_hub::{FakeHub, noise};
+use serde_json::Value;
+
+use crate::harness::{Mirror, dingospeed};
+
+const MIB: usize = 1 << 20;
+const FILE: &str = "/acme/large/resolve/main/w.bin";
+const SHARED: &str = "/acme/small/resolve/main/copy.bin";
+
+/// Two repos: `acme/large` and `acme/small` have one object in common.
+struct Setup {
+    hub: FakeHub,
+    large: Vec<u8>,
+    shared: Vec<u8>,
+    large_oid: String,
+    shared_oid: String,
+    folder: tempfile::TempDir,
+}
+
+async fn setup() -> Setup {
+    let hub = FakeHub::start().await;
+    let (large, shared) = (noise(1, 3 * MIB + 77).to_vec(), noise(2, 2 * MIB).to_vec());
+    let repo = hub.model("acme/large").lfs("w.bin", &large).lfs("deep/s.bin", &shared).file("c.json", "{}").commit("first");
+    hub.model("acme/small").lfs("copy.bin", &shared).commit("first");
+    let (large_oid, shared_oid) = (repo.oid("w.bin"), repo.oid("deep/s.bin"));
+    Setup { hub, large, shared, large_oid, shared_oid, folder: tempfile::tempdir().expect("a temporary directory") }
+}
+
+impl Setup {
+    fn repos(&self) -> PathBuf {
+        self.folder.path().join("repos")
+    }
+
+    fn blob(&self, oid: &str) -> PathBuf {
+        self.repos().join("blobs").join(&oid[..2]).join(oid)
+    }
+
+    /// Runs a command on this directory.
+    async fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let repos = self.repos().display().to_string();
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["--repos", &repos]).collect();
+        dingospeed(&arguments, &[]).await
+    }
+
+    /// Runs one that has to succeed, and returns its stdout.
+    #[track_caller]
+    fn ok(&self, arguments: &[&str]) -> impl Future<Output = String> {
+        let shown = arguments.join(" ");
+        async move {
+            let (code, stderr, stdout) = self.run(arguments).await;
+            assert_eq!(code, Some(0), "{shown}: {stderr}{stdout}");
+            stdout
+        }
+    }
+
+    async fn pull(&self) {
+        let url = self.hub.url();
+        self.ok(&["pull", "acme/large", "--upstream", &url]).await;
+        self.ok(&["pull", "acme/small", "--upstream", &url]).await;
+    }
+
+    async fn serve(&self) -> Mirror {
+        Mirror::of(&self.hub).repos(&self.repos()).start().await
+    }
+
+    async fn json(&self, arguments: &[&str]) -> Value {
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["--format", "json"]).collect();
+        serde_json::from_str(&self.ok(&arguments).await).expect("JSON")
+    }
+}
+
+fn flip(path: &Path, offset: u64) {
+    let file = fs::File::options().read(true).write(true).open(path).expect("a kept file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("a byte to flip");
+    file.write_all_at(&[byte[0] ^ 0x10], offset).expect("a flipped byte");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ls_tells_what_is_kept_in_every_format() {
+    let setup = setup().await;
+    let (code, stderr, _) = setup.run(&["ls"]).await;
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("a store in"), "{stderr}");
+    assert!(!setup.repos().exists(), "looking makes nothing");
+
+    setup.pull().await;
+    // The same beside a server, and with a repo of which only a part was asked for.
+    setup.hub.dataset("acme/part").lfs("d.bin", noise(3, 5 * MIB)).commit("first");
+    let mirror = setup.serve().await;
+    let part = mirror.get_range("/datasets/acme/part/resolve/main/d.bin", "bytes=0-9").await;
+    assert_eq!(part.status, 206);
+
+    assert_eq!(setup.ok(&["ls", "--quiet"]).await, "models/acme/large\nmodels/acme/small\ndatasets/acme/part\n");
+    assert_eq!(setup.ok(&["ls", "SMALL", "-q"]).await, "models/acme/small\n");
+    assert_eq!(setup.ok(&["ls", "datasets/*", "-q"]).await, "datasets/acme/part\n");
+    assert_eq!(setup.ok(&["ls", "--sort", "size", "-q"]).await.lines().next(), Some("models/acme/large"));
+    assert_eq!(setup.ok(&["ls", "--sort", "used", "-q"]).await.lines().next(), Some("datasets/acme/part"));
+    let files = setup.ok(&["ls", "large", "--files", "-q"]).await;
+    let names: Vec<&str> = files.lines().map(|line| line.split_once('@').expect("a commit").1).collect();
+    assert_eq!(names.iter().map(|name| &name[41..]).collect::<Vec<_>>(), ["c.json", "deep/s.bin", "w.bin"], "{files}");
+
+    let table = setup.ok(&["ls"]).await;
+    let line = |name: &str| table.lines().find(|line| line.starts_with(name)).expect("a line").to_owned();
+    assert!(line("models/acme/large").contains("complete") && line("models/acme/large").contains("main"), "{table}");
+    assert!(line("datasets/acme/part").contains("20%"), "{table}");
+    assert!(table.contains("3 repos"), "{table}");
+
+    let json = setup.json(&["ls", "large", "--files"]).await;
+    let repo = &json[0];
+    assert_eq!((repo["id"].as_str(), repo["complete"].as_bool()), (Some("models/acme/large"), Some(true)), "{json}");
+    assert_eq!(repo["size"].as_u64(), Some((setup.large.len() + setup.shared.len() + 2) as u64));
+    assert!(repo["bytes_on_disk"].as_u64() >= repo["size"].as_u64());
+    assert_eq!(repo["revisions"][0]["refs"][0].as_str(), Some("main"));
+    assert_eq!(repo["revisions"][0]["files"][2]["oid"].as_str(), Some(setup.large_oid.as_str()));
+}
+
+async fn removes(setup: &Setup, mirror: Option<&Mirror>) {
+    // Nothing is lost by what was not done.
+    let (code, stderr, _) = setup.run(&["rm", "acme/large"]).await;
+    assert!(code == Some(1) && stderr.contains("--yes"), "{stderr}");
+    let (code, stderr, _) = setup.run(&["rm", "acme/large", "acme/none", "--yes"]).await;
+    assert!(code == Some(1) && stderr.contains("not kept here: models/acme/none"), "{stderr}");
+    setup.ok(&["pin", "acme/large"]).await;
+    let (code, stderr, _) = setup.run(&["rm", "acme/large", "--yes"]).await;
+    assert!(code == Some(1) && stderr.contains("pinned"), "{stderr}");
+    setup.ok(&["unpin", "acme/large"]).await;
+    let planned = setup.ok(&["rm", "acme/large", "--dry-run"]).await;
+    assert!(planned.contains("2 objects") && planned.contains("1 more stay"), "{planned}");
+    assert!(setup.blob(&setup.large_oid).exists());
+    assert_eq!(setup.ok(&["ls", "-q"]).await, "models/acme/large\nmodels/acme/small\n");
+
+    let done = setup.ok(&["rm", "acme/large", "--revision", "main", "--yes"]).await;
+    assert_eq!(done.replace("removed", ""), planned.replace("would remove", ""));
+    assert!(!setup.blob(&setup.large_oid).exists() && setup.blob(&setup.shared_oid).exists());
+    assert_eq!(setup.ok(&["ls", "-q"]).await, "models/acme/small\n");
+    assert!(!setup.repos().join("files/models/acme/large").exists());
+
+    let Some(mirror) = mirror else { return };
+    // What was open in the server is gone for those who ask next.
+    let fetched = setup.hub.cdn_bytes();
+    assert!(mirror.get(FILE).await.body == setup.large);
+    assert_eq!(setup.hub.cdn_bytes(), fetched + setup.large.len() as u64);
+    assert!(mirror.get(SHARED).await.body == setup.shared);
+    assert_eq!(setup.hub.cdn_bytes(), fetched + setup.large.len() as u64);
+    assert!(setup.blob(&setup.large_oid).exists());
+    mirror.wait_log("ordered {").await;
+    let status: Value = serde_json::from_str(&setup.ok(&["status"]).await).expect("JSON");
+    assert_eq!(status["pid"].as_u64(), Some(mirror.pid().into()));
+    assert!(status["kept_bytes"].as_u64() >= Some(setup.large.len() as u64), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rm_removes_beside_a_server() {
+    let setup = setup().await;
+    setup.pull().await;
+    let mirror = setup.serve().await;
+    assert!(mirror.get(FILE).await.body == setup.large);
+    removes(&setup, Some(&mirror)).await;
+    // Linked again, though the server had linked it before.
+    let mut listed = setup.ok(&["ls", "-q"]).await;
+    for _ in 0..200 {
+        if listed.contains("large") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        listed = setup.ok(&["ls", "-q"]).await;
+    }
+    assert_eq!(listed, "models/acme/large\nmodels/acme/small\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rm_removes_alone() {
+    let setup = setup().await;
+    setup.pull().await;
+    removes(&setup, None).await;
+}
+
+async fn mends(setup: &Setup, mirror: Option<&Mirror>) {
+    let sound = setup.ok(&["verify"]).await;
+    assert!(sound.contains("verified 3 objects") && sound.contains("all sound"), "{sound}");
+    // The payload begins with the second page.
+    flip(&setup.blob(&setup.large_oid), 4096 + MIB as u64 + 9);
+    flip(&setup.blob(&setup.shared_oid), 1);
+
+    let (code, stderr, report) = setup.run(&["verify"]).await;
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(report.contains("1 of 4 blocks") && report.contains("OLAH") && report.contains("2 broken"), "{report}");
+    assert!(report.contains(&setup.large_oid) && report.contains("w.bin"), "{report}");
+    let (code, _, report) = setup.run(&["verify", "acme/small"]).await;
+    assert!(code == Some(1) && report.contains("1 broken") && report.contains("verified 1 object,"), "{report}");
+
+    let repaired = setup.ok(&["verify", "--repair"]).await;
+    assert!(repaired.contains("1 block dropped") && repaired.contains("set aside"), "{repaired}");
+    assert!(repaired.contains("2 broken, all mended"), "{repaired}");
+    assert!(setup.ok(&["verify"]).await.contains("all sound"));
+    assert!(!setup.blob(&setup.shared_oid).exists());
+    assert_eq!(fs::read_dir(setup.repos().join("quarantine")).expect("a quarantine").count(), 2);
+
+    let Some(mirror) = mirror else { return };
+    let fetched = setup.hub.cdn_bytes();
+    assert!(mirror.get(FILE).await.body == setup.large);
+    assert!(mirror.get(SHARED).await.body == setup.shared);
+    assert_eq!(setup.hub.cdn_bytes(), fetched + (MIB + setup.shared.len()) as u64, "one block, and the file set aside");
+    assert!(setup.ok(&["verify"]).await.contains("verified 3 objects"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_finds_a_flipped_byte_and_mends_it_beside_a_server() {
+    let setup = setup().await;
+    setup.pull().await;
+    let mirror = setup.serve().await;
+    // Both are open in the server, and their blocks proven there.
+    assert!(mirror.get(FILE).await.body == setup.large);
+    assert!(mirror.get(SHARED).await.body == setup.shared);
+    mends(&setup, Some(&mirror)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_finds_a_flipped_byte_and_mends_it_alone() {
+    let setup = setup().await;
+    setup.pull().await;
+    mends(&setup, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_evicts_by_the_limits_it_is_given() {
+    let setup = setup().await;
+    setup.pull().await;
+    let limit = ["gc", "--set", "eviction.max_size=3MiB"];
+    let planned = setup.ok(&[&limit[..], &["--dry-run"]].concat()).await;
+    assert!(planned.contains("would evict") && planned.contains("by eviction.max_size"), "{planned}");
+    assert!(setup.blob(&setup.large_oid).exists() && setup.blob(&setup.shared_oid).exists());
+    let done = setup.ok(&limit).await;
+    assert!(done.contains("by eviction.max_size") && !done.contains(" 0 links"), "{done}");
+    let left = [&setup.large_oid, &setup.shared_oid].map(|oid| setup.blob(oid).exists());
+    assert!(!left[0] || !left[1], "{done}");
+
+    setup.ok(&["pin", "acme/large", "acme/small"]).await;
+    let (code, stderr, _) = setup.run(&["gc", "--set", "eviction.max_size=1"]).await;
+    assert!(code == Some(1) && stderr.contains("all else is pinned or in use"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_finds_nothing_wrong_with_what_is_on_its_way() {
+    let hub = FakeHub::builder().cdn_rate(2 * MIB as u64).start().await.expect("two free ports");
+    let bytes = noise(5, 4 * MIB).to_vec();
+    hub.model("acme/slow").lfs("w.bin", &bytes).commit("first");
+    let mirror = Mirror::start(&hub).await;
+    let repos = mirror.repos().display().to_string();
+    let verify = async {
+        let mut seen = 0;
+        loop {
+            let (code, stderr, stdout) = dingospeed(&["verify", "--repair", "--repos", &repos], &[]).await;
+            assert!(code == Some(0) && stdout.contains("all sound"), "{stderr}{stdout}");
+            seen += usize::from(stdout.contains("verified 1 object,"));
+            if mirror.metrics().await.of("dingospeed_objects_verified_total") > 0.0 {
+                return seen;
+            }
+        }
+    };
+    let (response, seen) = tokio::join!(mirror.get("/acme/slow/resolve/main/w.bin"), verify);
+    assert!(response.body == bytes && seen > 0, "{seen}");
+}
