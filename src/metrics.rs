@@ -50,6 +50,10 @@ pub struct Metrics {
     /// Kept blocks whose checksum did not match when they were read; each is fetched again, and then counts in
     /// `blocks_filled` once more.
     pub blocks_broken: IntCounter,
+    /// Connections and requests refused for a limit's sake, by the limit: a key of the configuration, or `head_len`.
+    refused: IntCounterVec,
+    /// Connections of clients open now, those about to be refused included.
+    pub connections: IntGauge,
     /// Requests running now. The end of the server waits for zero.
     pub clients: IntGauge,
     /// Bytes that the repos directory takes on disk; walked seldom, so up to ten minutes old.
@@ -81,6 +85,11 @@ impl Metrics {
             Err(_) => status,
         };
         self.upstream_requests.with_label_values(&[kind, status]).inc();
+    }
+
+    /// Counts one connection or request that was refused or dropped; `limit` is the key that says so.
+    pub fn refused(&self, limit: &'static str) {
+        self.refused.with_label_values(&[limit]).inc();
     }
 
     /// Counts body bytes that came from upstream.
@@ -115,6 +124,8 @@ impl Metrics {
             objects_verified: counter("objects_verified_total", "Whole objects with the promised hash."),
             objects_broken: counter("objects_broken_total", "Whole objects with another hash, set aside."),
             blocks_broken: counter("blocks_broken_total", "Kept blocks with a wrong checksum."),
+            refused: counters("refused_total", "Connections and requests refused for a limit's sake.", &["limit"]),
+            connections: gauge("connections", "Connections of clients open now."),
             clients: gauge("clients", "Requests running now."),
             disk_used_bytes: gauge("disk_used_bytes", "Bytes that the repos directory takes on disk."),
             disk_free_bytes: gauge("disk_free_bytes", "Bytes free on the file system of the repos directory."),

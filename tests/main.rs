@@ -10,6 +10,7 @@ mod cold; // many clients and one cold file; a client, then a mirror, that ends 
 mod demo; // `make demo`: a real model, twice, with `hf download`
 mod faults; // what breaks upstream and on disk, and what a client sees of it
 mod files; // one file in every shape of URL: headers, ranges, conditions
+mod hostile; // clients that mean harm: slow, greedy, malformed, many
 mod process; // one process per directory, signals, numbers, log
 mod pull;
 mod tidy; // the rooms of src/ and who may call whom // dingospeed pull, alone and beside a server

@@ -1,7 +1,7 @@
 //! One key of the configuration: what may stand there and where it goes.
 
 use super::unit::{parse_size, parse_time, write_size, write_time};
-use super::{Config, Mistake};
+use super::{Config, Mistake, Network};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub(super) enum Kind {
     Word { words: &'static [&'static str], set: fn(&mut Config, &'static str) },
     /// Host names, each perhaps with `*.` in front.
     Hosts(Place<Vec<String>>),
+    /// IP addresses and networks of them.
+    Networks(Place<Vec<Network>>),
 }
 
 impl Key {
@@ -62,16 +64,18 @@ impl Key {
             Kind::Time { least, most, .. } => format!("{} to {}", write_time(*least), write_time(*most)),
             Kind::Word { words, .. } => words.join(", "),
             Kind::Hosts(_) => "a list of host names".to_owned(),
+            Kind::Networks(_) => "a list of IP addresses and networks".to_owned(),
         }
     }
 
     /// Reads `text` and puts it where it belongs; on a mistake nothing is changed.
     pub(super) fn set(&self, config: &mut Config, text: &str) -> Result<(), Mistake> {
         let text = text.trim();
-        if let Kind::Hosts(_) = self.kind {
-            // Brackets may stand around a list, so that the table can write the empty one as YAML does.
+        if self.is_list() {
+            // Brackets may stand around a list, and quotes around its elements, so that the table can write them as YAML does.
             let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-            let items: Vec<&str> = inner.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+            let items: Vec<&str> =
+                inner.split(',').map(|item| item.trim().trim_matches('"')).filter(|item| !item.is_empty()).collect();
             return self.set_list(config, &items);
         }
         self.put(config, text).map_err(|wrong| Mistake::new(self.name, text, wrong, self.example))
@@ -79,18 +83,23 @@ impl Key {
 
     /// The same for a key that holds a list.
     pub(super) fn set_list(&self, config: &mut Config, items: &[&str]) -> Result<(), Mistake> {
-        let Kind::Hosts(at) = self.kind else {
-            return Err(Mistake::new(self.name, &format!("[{}]", items.join(", ")), "takes one value, not a list", self.example));
-        };
-        for item in items {
-            check_host(item).map_err(|wrong| Mistake::new(self.name, item, wrong, self.example))?;
+        let mistake = |item: &str, wrong: String| Mistake::new(self.name, item, wrong, self.example);
+        match self.kind {
+            Kind::Hosts(at) => {
+                items.iter().try_for_each(|item| check_host(item).map_err(|wrong| mistake(item, wrong)))?;
+                *at(config) = items.iter().map(|item| item.to_ascii_lowercase()).collect();
+            }
+            Kind::Networks(at) => {
+                let networks = items.iter().map(|item| Network::parse(item).map_err(|wrong| mistake(item, wrong)));
+                *at(config) = networks.collect::<Result<_, _>>()?;
+            }
+            _ => return Err(mistake(&format!("[{}]", items.join(", ")), "takes one value, not a list".to_owned())),
         }
-        *at(config) = items.iter().map(|item| item.to_ascii_lowercase()).collect();
         Ok(())
     }
 
     pub(super) fn is_list(&self) -> bool {
-        matches!(self.kind, Kind::Hosts(_))
+        matches!(self.kind, Kind::Hosts(_) | Kind::Networks(_))
     }
 
     fn put(&self, config: &mut Config, text: &str) -> Result<(), String> {
@@ -139,7 +148,7 @@ impl Key {
                 set(config, word.ok_or_else(|| format!("is none of {}", words.join(", ")))?);
             }
             // `set` and the YAML reader send lists to `set_list`.
-            Kind::Hosts(_) => return Err("is not a list".to_owned()),
+            Kind::Hosts(_) | Kind::Networks(_) => return Err("is not a list".to_owned()),
         }
         Ok(())
     }

@@ -61,7 +61,12 @@ impl Refs {
         Ok(file.and_then(|file| Some(KeptRef { commit: Commit::parse(&file.commit)?, at: place::from_unix_ms(file.at_ms) })))
     }
 
+    /// Keeps whether the repo is open. A no about a repo of which nothing is kept has nothing to guard, and is not written:
+    /// anybody may ask for any number of names that do not exist.
     pub fn put_access(&self, repo: &RepoId, open: bool, at: SystemTime) -> Result<(), StoreError> {
+        if !open && !self.place.api(repo).exists() {
+            return Ok(());
+        }
         self.put(&self.access_path(repo), &AccessFile { open, at_ms: place::unix_ms(at) })
     }
 

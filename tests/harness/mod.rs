@@ -8,6 +8,6 @@ mod client;
 mod mirror;
 mod python;
 
-pub(crate) use client::{Response, Sum};
-pub(crate) use mirror::{Mirror, dingospeed, program};
+pub(crate) use client::{Connection, Response, Sum};
+pub(crate) use mirror::{Mirror, MirrorOptions, dingospeed, program};
 pub(crate) use python::{Python, demo_python};
