@@ -4,6 +4,7 @@
 #   make test    every test, with real Hub clients against a fake Hub on loopback; one: make test ARGS="cold::"
 #   make demo    a real model, twice through the mirror with `hf download`, without the internet
 #   make venvs   the Python clients that tests and demo use, into .venvs/
+#   make fuzz    every decoder of outside bytes, a minute each (FUZZ_SECONDS=60); one: make fuzz ARGS="route"
 #   make lint    rustfmt and clippy, warnings are errors
 #   make clean   removes what these commands built (never ./repos, the cache)
 
@@ -15,7 +16,7 @@ ARGS   ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.tools/bin
 export PYTHON
 
-.PHONY: run test demo venvs lint clean tools
+.PHONY: run test demo venvs fuzz lint clean tools
 
 run: tools
 	$(CARGO) build --release --locked
@@ -31,6 +32,9 @@ demo: tools
 
 venvs:
 	@$(PYTHON) tests/clients/venvs.py
+
+fuzz: tools
+	@./.ci/fuzz $(ARGS)
 
 lint: tools
 	$(CARGO) fmt --all --check

@@ -79,6 +79,17 @@ fn address_in(hop: &[u8]) -> Option<IpAddr> {
     bare.parse::<Ipv6Addr>().ok().map(|address| IpAddr::from(address).to_canonical())
 }
 
+/// Reads any bytes as an `X-Forwarded-For`; only a trusted peer's is believed, and no limit is got rid of by it.
+pub fn fuzz_client(data: &[u8]) {
+    let trusted = [Network::parse("10.0.0.0/8").expect("a network")];
+    let values = || data.split(|&byte| byte == b'\n');
+    let of = |peer: [u8; 4]| Client::of(Some(peer.into()), values(), &trusted);
+    assert_eq!(of([192, 0, 2, 1]), Client::Address(IpAddr::from([192, 0, 2, 1])));
+    if let Client::Trusted(address) = of([10, 0, 0, 1]) {
+        assert!(trusted[0].contains(address), "{address}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@
 
 mod client;
 
-pub use client::Client;
+pub use client::{Client, fuzz_client};
 
 use crate::config::{self, Network};
 use std::collections::HashMap;

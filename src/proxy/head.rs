@@ -59,6 +59,18 @@ pub(super) fn fault(raw: &[u8], version: Version) -> Option<&'static str> {
     }
 }
 
+/// Judges any bytes as a head; one that passes has one reading for whoever takes a line feed for a line's end.
+pub fn fuzz_head(data: &[u8]) {
+    if fault(data, Version::HTTP_11).is_some() {
+        return;
+    }
+    let text = String::from_utf8_lossy(data).to_ascii_lowercase();
+    let starts = |name: &str| text.split('\n').skip(1).filter(|line| line.split(':').next() == Some(name)).count();
+    assert!(data.iter().enumerate().all(|(at, &byte)| byte != b'\n' || (at > 0 && data[at - 1] == b'\r')));
+    assert_eq!(starts("host"), 1);
+    assert!(starts("content-length") + starts("transfer-encoding") <= 1, "{text}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

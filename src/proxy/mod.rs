@@ -14,6 +14,7 @@ mod respond;
 mod storage;
 
 pub use front::Front;
+pub use head::fuzz_head;
 
 use crate::config::Config;
 use crate::hub::{ApiTarget, HubError, Own, RangeAsk, Route, content_disposition, content_type};
