@@ -8,8 +8,10 @@ mod api; // the API's listings and small answers, refusals and their codes, gate
 mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos and every error class
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
 mod demo; // `make demo`: a real model, twice, with `hf download`
+mod endings; // SIGTERM and SIGKILL under load, and the next start
 mod faults; // what breaks upstream and on disk, and what a client sees of it
 mod files; // one file in every shape of URL: headers, ranges, conditions
+mod fuzz; // the fuzz targets' entry points on stable, a moment each
 mod hostile; // clients that mean harm: slow, greedy, malformed, many
 mod process; // one process per directory, signals, numbers, log
 mod pull;

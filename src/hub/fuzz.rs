@@ -93,12 +93,10 @@ pub fn fuzz_tree(data: &[u8]) {
 pub fn fuzz_strip_xet(data: &[u8]) {
     let Ok(stripped) = strip_xet(data) else { return };
     assert!(matches!(strip_xet(&stripped), Ok(std::borrow::Cow::Borrowed(_))));
-    let Ok(after) = serde_json::from_slice::<Value>(&stripped) else {
-        assert_eq!(&stripped[..], data, "what is no JSON is left alone");
-        return;
-    };
+    // `Value` holds no number beyond a float, and rounds those that it holds the same way on both sides.
+    let Ok(before) = serde_json::from_slice::<Value>(data) else { return };
+    let after: Value = serde_json::from_slice(&stripped).expect("what was JSON still is");
     assert!(!signals_xet(&after), "{after}");
-    let before: Value = serde_json::from_slice(data).expect("its stripped text is JSON");
     assert_eq!(without_xet(before), after);
 }
 

@@ -1,7 +1,7 @@
 //! The API desk: questions in, answers out, links turned back to this mirror.
 
 use super::{HubProxy, Refusal, respond};
-use crate::hub::{ApiTarget, HubError, Route, rewrite};
+use crate::hub::{ApiTarget, HubError, Route, if_none_match, rewrite};
 use crate::mirror::Question;
 use crate::source::Token;
 use bytes::{Bytes, BytesMut};
@@ -30,6 +30,7 @@ impl HubProxy {
             true => Some(read_form(session).await?),
             false => None,
         };
+        let reads = method != Method::POST;
         let question = Question { route, method, target, token, form };
         let answer = self.mirror.answer(&question).await.map_err(HubError::into_refusal)?;
         let base = respond::base(session, &self.public_url);
@@ -42,6 +43,14 @@ impl HubProxy {
             } else if let Some(link) = rewrite::link_header(value, &bases, &base) {
                 head.append_header("Link", link)?;
             }
+        }
+        let etag = head.headers.get(header::ETAG).and_then(|v| v.to_str().ok());
+        let condition = session.req_header().headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+        if answer.status == 200 && reads && etag.is_some_and(|etag| if_none_match(condition, etag)) {
+            head.set_status(304)?;
+            head.remove_header("Content-Type");
+            respond::bare(session, head).await?;
+            return Ok(answer.from);
         }
         respond::whole(session, head, answer.body.clone()).await?;
         Ok(answer.from)

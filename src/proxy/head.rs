@@ -7,23 +7,25 @@ use http::Version;
 
 /// Returns what is wrong with a head, from its first line to the empty line that ends it. `version` is the request's own.
 pub(super) fn fault(raw: &[u8], version: Version) -> Option<&'static str> {
-    let mut lines = raw.split(|&byte| byte == b'\n');
-    let (mut lengths, mut codings, mut hosts) = (0, 0, 0);
-    let first = lines.next().unwrap_or_default();
-    if !first.ends_with(b"\r") {
-        return Some("its first line does not end in CR LF");
+    let mut raw = raw;
+    // Empty lines in front of a request mean nothing (RFC 9112, 2.2).
+    while let Some(rest) = raw.strip_prefix(b"\r\n") {
+        raw = rest;
     }
-    for line in lines {
-        if line.is_empty() {
-            // What follows the last line end.
-            continue;
-        }
+    let Some(raw) = raw.strip_suffix(b"\r\n\r\n") else { return Some("it does not end in an empty line") };
+    let (mut lengths, mut codings, mut hosts) = (0, 0, 0);
+    // The last line has lost its end above.
+    let ended = [raw, b"\r"].concat();
+    for (index, line) in ended.split(|&byte| byte == b'\n').enumerate() {
         let Some(line) = line.strip_suffix(b"\r") else { return Some("a line does not end in CR LF") };
         if line.is_empty() {
-            continue;
+            return Some("it holds an empty line");
         }
         if line.contains(&b'\r') || line.contains(&0) {
-            return Some("a header holds a control character");
+            return Some("a line holds a control character");
+        }
+        if index == 0 {
+            continue;
         }
         if matches!(line[0], b' ' | b'\t') {
             return Some("a header is folded");
@@ -65,6 +67,7 @@ pub fn fuzz_head(data: &[u8]) {
         return;
     }
     let text = String::from_utf8_lossy(data).to_ascii_lowercase();
+    let text = text.trim_start_matches("\r\n");
     let starts = |name: &str| text.split('\n').skip(1).filter(|line| line.split(':').next() == Some(name)).count();
     assert!(data.iter().enumerate().all(|(at, &byte)| byte != b'\n' || (at > 0 && data[at - 1] == b'\r')));
     assert_eq!(starts("host"), 1);
@@ -104,12 +107,15 @@ mod tests {
         check("Host: a\r\nTransfer-Encoding : chunked\r\n", Some("a header's name holds white space"));
         check("Host: a\r\nX: b\r\n\tc\r\n", Some("a header is folded"));
         check("Host: a\nX: b\r\n", Some("a line does not end in CR LF"));
-        check("Host: a\r\nX: a\rb\r\n", Some("a header holds a control character"));
+        check("Host: a\r\nX: a\rb\r\n", Some("a line holds a control character"));
         check("Host: a\r\nno colon\r\n", Some("a header has no colon"));
         check("Host: a\r\nhost: b\r\n", Some("it has more than one Host"));
         check("X: a\r\n", Some("it has no Host"));
-        assert_eq!(fault(b"GET / HTTP/1.1\nHost: a\r\n\r\n", Version::HTTP_11), Some("its first line does not end in CR LF"));
+        assert_eq!(fault(b"GET / HTTP/1.1\nHost: a\r\n\r\n", Version::HTTP_11), Some("a line does not end in CR LF"));
         assert_eq!(fault(b"GET / HTTP/1.0\r\n\r\n", Version::HTTP_10), None);
-        assert!(fault(b"", Version::HTTP_11).is_some());
+        assert_eq!(fault(b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", Version::HTTP_11), None);
+        for raw in ["", "\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n\n", "GET / HTTP/1.1\r\n\r\nHost: a\r\n\r\n"] {
+            assert!(fault(raw.as_bytes(), Version::HTTP_11).is_some(), "{raw:?}");
+        }
     }
 }
