@@ -52,18 +52,17 @@ impl<A> Front<A> {
     }
 
     async fn let_in(&self, stream: &Stream, open: &Open) -> Result<Ticket, HubError> {
-        let refusal = |key: &'static str, most| {
-            metrics().refused(key);
-            most
-        };
         if open.nth > self.connections_max {
-            return Err(HubError::crowded(refusal("server.connections", self.connections_max), RETRY_AFTER));
+            metrics().refused("server.connections");
+            return Err(HubError::crowded(self.connections_max, RETRY_AFTER));
         }
         let digest = stream.get_socket_digest();
-        let peer = digest.and_then(|digest| digest.peer_addr()?.as_inet().map(std::net::SocketAddr::ip));
+        let peer = digest.and_then(|digest| digest.peer_addr()?.as_inet().map(|address| address.ip()));
         let limit = &self.limits.connections;
-        let entered = limit.enter(self.limits.client(peer, std::iter::empty())).await;
-        entered.map_err(|_| HubError::limited(limit.key, refusal(limit.key, limit.most), RETRY_AFTER))
+        limit.enter(self.limits.client(peer, std::iter::empty())).await.map_err(|_| {
+            metrics().refused(limit.key);
+            HubError::limited(limit.key, limit.most, RETRY_AFTER)
+        })
     }
 
     /// Answers one that is not let in. The answer comes after what the client has begun to send, and the close after it has

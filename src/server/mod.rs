@@ -208,7 +208,7 @@ fn connections_max(config: &Config) -> u64 {
     let others = FILES_BESIDE + UPSTREAM_IDLE_MAX as u64 + config.fetch.connections;
     let room = (limit.saturating_sub(others) / 2).max(CONNECTIONS_LEAST);
     if room < config.server.connections {
-        log::warn!("server.connections is {room} and not {}: only {limit} files may be open", config.server.connections);
+        log::info!("server.connections is {room} and not {}: only {limit} files may be open", config.server.connections);
     }
     room
 }

@@ -51,6 +51,7 @@ GOOD = {
     "The Content-Length header is correct.",
     "This response allows all caches to store it.",
     "This response cannot be stored by caches.",
+    "This response can't be stored by caches.",
     "If-None-Match conditional requests are supported.",
     "A ranged request returned the correct partial content.",
 }
@@ -60,7 +61,7 @@ CAUSES = [
     ("methods", None, r"status is (403|404|405), not"),
     ("errors", None, r"status is 409, not 5|status is 200, not 5\d\d|status is 200, not 410"),
     ("partial", {"partial"}, r""),
-    ("conditions", {"conditional-lm", "conditional-inm"}, r""),
+    ("conditions", {"conditional-lm", "conditional-inm"}, r"status is 200, not 304"),
     ("freshness", None, r"comes from cache|does not come from cache|Age header|header Age|should have been conditional|wasn't sent"),
     ("headers", None, r"Response \d+ header|[Ww]arning header|header not present|unexpected header"),
     ("requests", None, r"[Rr]equest \d+ (header|doesn't have)|Capability header"),
@@ -72,8 +73,8 @@ TEXTS = {
               "answer is usable it is served instead.",
     "partial": "The API has no ranges: a Range is not sent upstream and is ignored. (Files have them; `tests/files.rs` and "
                "REDbot cover those.)",
-    "conditions": "Questions of the API are answered by their ETag where upstream sent one; Last-Modified is not passed on, and "
-                  "a client's conditions are never sent upstream, whose whole answer is wanted.",
+    "conditions": "API answers have a 304 by their ETag only: Last-Modified is not passed on, and a client's conditions are "
+                  "never sent upstream, whose whole answer is wanted.",
     "freshness": "What a branch says is kept for `freshness.revision`, what a commit says for ever, whatever Cache-Control, "
                  "Expires, Pragma, Vary or the request say: the Hub's API sends none of these that mean anything, and its "
                  "clients ask for none. No answer carries Age.",
