@@ -82,7 +82,8 @@ fn kept_len(mirror: &Mirror, file: &File) -> u64 {
 async fn sigterm_under_load_cuts_or_completes() {
     const SIZES: [usize; 3] = [12 * MIB + 5, 9 * MIB, 3 * MIB + 1];
     let (hub, files) = hub_with_files(MIB as u64, &SIZES).await;
-    let options = Mirror::of(&hub).set("server.drain_timeout", "1500ms");
+    // Short runs, so that all connections of an object are used.
+    let options = Mirror::of(&hub).set("server.drain_timeout", "1500ms").set("fetch.run_size", "1MiB");
     let mut mirror = options.set("fetch.connections_per_object", CONNECTIONS_PER_OBJECT).start().await;
 
     // The smallest is cached, and read so slowly that the drain ends first for some; the others are on their way.
