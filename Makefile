@@ -4,6 +4,8 @@
 #   make test    every test, with real Hub clients against a fake Hub on loopback; one: make test ARGS="cold::"
 #   make demo    a real model, twice through the mirror with `hf download`, without the internet
 #   make venvs   the Python clients that tests and demo use, into .venvs/
+#   make fuzz    every decoder of outside bytes, a minute each (FUZZ_SECONDS=60); one: make fuzz ARGS="route"
+#   make conformance   REDbot (PyPI) and http-cache-tests (npm), compared with tests/conformance/
 #   make lint    rustfmt and clippy, warnings are errors
 #   make clean   removes what these commands built (never ./repos, the cache)
 
@@ -15,7 +17,7 @@ ARGS   ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.tools/bin
 export PYTHON
 
-.PHONY: run test demo venvs lint clean tools
+.PHONY: run test demo venvs fuzz conformance lint clean tools
 
 run: tools
 	$(CARGO) build --release --locked
@@ -31,6 +33,13 @@ demo: tools
 
 venvs:
 	@$(PYTHON) tests/clients/venvs.py
+
+fuzz: tools
+	@./.ci/fuzz $(ARGS)
+
+conformance: tools
+	$(CARGO) build --locked --workspace --bins
+	$(PYTHON) tests/conformance/run.py --bin target/debug $(ARGS)
 
 lint: tools
 	$(CARGO) fmt --all --check

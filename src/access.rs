@@ -14,6 +14,16 @@ use std::time::{Duration, SystemTime};
 /// Verdicts remembered; the oldest are asked again beyond this.
 const VERDICTS_MAX: u64 = 100_000;
 
+/// What is to be kept about a repo.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Open,
+    /// It is there, for some.
+    Closed,
+    /// Nobody without a token may read it, or it does not exist.
+    Refused,
+}
+
 /// How long a no is remembered: those who ask for access and get it do not want to wait.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
@@ -66,7 +76,11 @@ impl Access {
         }
         let asked = self.accepted.try_get_with(key.clone(), async {
             match self.ask(repo, token, Duration::MAX).await {
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    // From now on something of it may be kept, which this guards, whoever is upstream later.
+                    self.keep(repo, Verdict::Closed).await;
+                    Ok(())
+                }
                 Err(error) => Err(error.to_hub()),
             }
         });
@@ -94,11 +108,11 @@ impl Access {
             let patience = kept.map_or(Duration::MAX, |_| KEPT_PATIENCE);
             match (self.ask(repo, None, patience).await, kept) {
                 (Ok(()), _) => {
-                    self.keep(repo, true).await;
+                    self.keep(repo, Verdict::Open).await;
                     Ok(true)
                 }
                 (Err(MirrorError::Source(SourceError::Refused { .. })), _) => {
-                    self.keep(repo, false).await;
+                    self.keep(repo, Verdict::Refused).await;
                     Ok(false)
                 }
                 (Err(_), Some(open)) => Ok(open),
@@ -130,7 +144,7 @@ impl Access {
         let (Some(private), Some(gated)) = (facts.private, facts.gated) else { return };
         let open = !private && !gated && !facts.disabled.unwrap_or(false);
         if self.open.get(repo).await != Some(open) {
-            self.keep(repo, open).await;
+            self.keep(repo, if open { Verdict::Open } else { Verdict::Closed }).await;
         }
         self.open.insert(repo.clone(), open).await;
     }
@@ -181,9 +195,13 @@ impl Access {
         .into())
     }
 
-    async fn keep(&self, repo: &RepoId, open: bool) {
+    async fn keep(&self, repo: &RepoId, verdict: Verdict) {
         let (store, repo) = (self.store.clone(), repo.clone());
-        let put = tokio::task::spawn_blocking(move || store.refs().put_access(&repo, open, SystemTime::now()));
+        let put = tokio::task::spawn_blocking(move || match verdict {
+            // There is nothing to guard, and anybody may ask for any number of names that do not exist.
+            Verdict::Refused if !store.refs().knows(&repo) => Ok(()),
+            _ => store.refs().put_access(&repo, verdict == Verdict::Open, SystemTime::now()),
+        });
         if let Ok(Err(e)) = put.await {
             log::warn!("cannot keep who may read a repo: {e}");
         }

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | assembly | `main`, [`cli`], [`server`] |
 //! | desks | [`proxy`] speaks HTTP, [`admin`] takes orders, [`commands`] are clients of both |
-//! | decisions | [`mirror`], [`access`] |
+//! | decisions | [`mirror`], [`access`], [`limits`] |
 //! | keep, bring | [`store`], [`source`] |
 //! | words | [`hub`], [`config`], [`metrics`] |
 //!
@@ -34,6 +34,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod hub;
+pub mod limits;
 pub mod metrics;
 pub mod mirror;
 pub mod proxy;

@@ -74,6 +74,10 @@ pub struct Metrics {
     pub eviction_pass_seconds: Gauge,
     /// Objects that pins hold, by the last pass.
     pub pinned_objects: IntGauge,
+    /// Connections and requests refused for a limit's sake, by the limit: a key of the configuration, or `head_len`.
+    refused: IntCounterVec,
+    /// Connections of clients open now, those about to be refused included.
+    pub connections: IntGauge,
     /// Requests running now. The end of the server waits for zero.
     pub clients: IntGauge,
     /// Bytes that objects and quarantine take on disk: counted as blocks arrive, made exact by each pass.
@@ -114,6 +118,11 @@ impl Metrics {
             self.evicted_objects.with_label_values(&[reason]).inc_by(objects);
             self.evicted_bytes.with_label_values(&[reason]).inc_by(bytes);
         }
+    }
+
+    /// Counts one connection or request that was refused or dropped; `limit` is the key that says so.
+    pub fn refused(&self, limit: &'static str) {
+        self.refused.with_label_values(&[limit]).inc();
     }
 
     /// Counts body bytes that came from upstream.
@@ -174,6 +183,8 @@ impl Metrics {
             eviction_short: counter("eviction_short_total", "Eviction passes that could not free enough."),
             eviction_pass_seconds: registered(Gauge::with_opts(opts("eviction_pass_seconds", "Time of the last eviction pass."))),
             pinned_objects: gauge("pinned_objects", "Objects that pins hold."),
+            refused: counters("refused_total", "Connections and requests refused for a limit's sake.", &["limit"]),
+            connections: gauge("connections", "Connections of clients open now."),
             clients: gauge("clients", "Requests running now."),
             disk_used_bytes: gauge("disk_used_bytes", "Bytes that the kept objects take on disk."),
             disk_free_bytes: gauge("disk_free_bytes", "Bytes free on the file system of the repos directory."),

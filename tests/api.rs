@@ -313,3 +313,25 @@ fn walk(dir: &std::path::Path) -> usize {
     let Ok(entries) = std::fs::read_dir(dir) else { return 1 };
     entries.map(|entry| walk(&entry.expect("an entry").path())).sum()
 }
+
+#[tokio::test]
+async fn an_answer_the_client_has_is_not_sent_again() {
+    let hub = FakeHub::start().await;
+    hub.model("acme/m").file("x.txt", "x").commit("first");
+    hub.fault("/api/models/acme/m/refs").status(200, &[("ETag", "\"abc\""), ("Content-Type", "application/json")]);
+    let mirror = Mirror::start(&hub).await;
+    let target = "/api/models/acme/m/refs";
+    let mut connection = mirror.connect().await;
+    for (condition, status) in [
+        ("X-None: 1", 200),
+        ("If-None-Match: \"abc\"", 304),
+        ("If-None-Match: W/\"abc\", \"x\"", 304),
+        ("If-None-Match: \"x\"", 200),
+    ] {
+        connection.ask("GET", target, &[condition]).await;
+        let answer = connection.response("GET").await;
+        assert_eq!(answer.status, status, "{condition}");
+        assert_eq!(answer.header("etag"), Some("\"abc\""), "{condition}");
+        assert_eq!(answer.body.is_empty(), status == 304, "{condition}");
+    }
+}

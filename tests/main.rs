@@ -9,10 +9,13 @@ mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
 mod demo; // `make demo`: a real model, twice, with `hf download`
 mod disk; // a disk that is full or refuses
+mod endings; // SIGTERM and SIGKILL under load, and the next start
 mod eviction; // what goes when room is needed, and what stays
 mod faults; // what breaks upstream and on disk, and what a client sees of it
 mod files; // one file in every shape of URL: headers, ranges, conditions
 mod flights; // the state machine of flights in every order of events
+mod fuzz; // the fuzz targets' entry points on stable, a moment each
+mod hostile; // clients that mean harm: slow, greedy, malformed, many
 mod keeper; // ls, rm, verify, gc and pin, beside a server and alone
 mod matrix; // every fault of upstream against every way of asking
 mod process; // one process per directory, signals, numbers, log

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 /// Each room and what it may name. `metrics` and `config` are words of layer 0, open to all.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("hub", &[]),
     ("config", &[]),
     ("metrics", &[]),
@@ -14,7 +14,8 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("mirror", &["hub", "config", "metrics", "store", "source", "access"]),
     ("access", &["hub", "config", "metrics", "store", "source", "mirror"]),
     ("admin", &["hub", "store"]),
-    ("proxy", &["hub", "config", "metrics", "source", "mirror", "access"]),
+    ("limits", &["config", "metrics"]),
+    ("proxy", &["hub", "config", "metrics", "source", "mirror", "access", "limits"]),
 ];
 
 fn sources(path: &Path, found: &mut Vec<(String, String)>) {

@@ -1,7 +1,7 @@
 //! One key of the configuration: what may stand there and where it goes.
 
 use super::unit::{parse_size, parse_time, write_size, write_time};
-use super::{Config, Mistake, Secret};
+use super::{Config, Mistake, Network, Secret};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub(super) enum Kind {
     File(Place<PathBuf>),
     /// A text that no message may show.
     Secret { check: fn(&str) -> Result<(), String>, at: Place<Secret> },
+    /// IP addresses and networks of them.
+    Networks(Place<Vec<Network>>),
 }
 
 /// Stands for the value of a [`Kind::Secret`] in messages.
@@ -74,6 +76,7 @@ impl Key {
             Kind::Urls(_) => "a list of http:// or https:// URLs".to_owned(),
             Kind::File(_) => "a file, or empty".to_owned(),
             Kind::Secret { .. } => "a text that is never shown, or empty".to_owned(),
+            Kind::Networks(_) => "a list of IP addresses and networks".to_owned(),
         }
     }
 
@@ -81,9 +84,10 @@ impl Key {
     pub(super) fn set(&self, config: &mut Config, text: &str) -> Result<(), Mistake> {
         let text = text.trim();
         if self.is_list() {
-            // Brackets may stand around a list, so that the table can write the empty one as YAML does.
+            // Brackets may stand around a list, and quotes around its elements, so that the table can write them as YAML does.
             let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-            let items: Vec<&str> = inner.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+            let items: Vec<&str> =
+                inner.split(',').map(|item| item.trim().trim_matches('"')).filter(|item| !item.is_empty()).collect();
             return self.set_list(config, &items);
         }
         self.put(config, text).map_err(|wrong| Mistake::new(self.name, self.shown(text), wrong, self.example))
@@ -96,25 +100,30 @@ impl Key {
 
     /// The same for a key that holds a list.
     pub(super) fn set_list(&self, config: &mut Config, items: &[&str]) -> Result<(), Mistake> {
-        let at = match self.kind {
-            Kind::Hosts(at) | Kind::Urls(at) => at,
+        let mistake = |item: &str, wrong: String| Mistake::new(self.name, item, wrong, self.example);
+        match self.kind {
+            Kind::Hosts(at) => {
+                items.iter().try_for_each(|item| check_host(item).map_err(|wrong| mistake(item, wrong)))?;
+                *at(config) = items.iter().map(|item| item.to_ascii_lowercase()).collect();
+            }
+            Kind::Urls(at) => {
+                items.iter().try_for_each(|item| check_url(item, false).map_err(|wrong| mistake(item, wrong)))?;
+                *at(config) = items.iter().map(|item| item.trim_end_matches('/').to_owned()).collect();
+            }
+            Kind::Networks(at) => {
+                let networks = items.iter().map(|item| Network::parse(item).map_err(|wrong| mistake(item, wrong)));
+                *at(config) = networks.collect::<Result<_, _>>()?;
+            }
             _ => {
                 let value = format!("[{}]", self.shown(&items.join(", ")));
-                return Err(Mistake::new(self.name, &value, "takes one value, not a list", self.example));
+                return Err(mistake(&value, "takes one value, not a list".to_owned()));
             }
-        };
-        let hosts = matches!(self.kind, Kind::Hosts(_));
-        for item in items {
-            let checked = if hosts { check_host(item) } else { check_url(item, false) };
-            checked.map_err(|wrong| Mistake::new(self.name, item, wrong, self.example))?;
         }
-        let write = |item: &&str| if hosts { item.to_ascii_lowercase() } else { item.trim_end_matches('/').to_owned() };
-        *at(config) = items.iter().map(write).collect();
         Ok(())
     }
 
     pub(super) fn is_list(&self) -> bool {
-        matches!(self.kind, Kind::Hosts(_) | Kind::Urls(_))
+        matches!(self.kind, Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_))
     }
 
     fn put(&self, config: &mut Config, text: &str) -> Result<(), String> {
@@ -163,7 +172,7 @@ impl Key {
                 set(config, word.ok_or_else(|| format!("is none of {}", words.join(", ")))?);
             }
             // `set` and the YAML reader send lists to `set_list`.
-            Kind::Hosts(_) | Kind::Urls(_) => return Err("is not a list".to_owned()),
+            Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) => return Err("is not a list".to_owned()),
             Kind::File(at) => *at(config) = PathBuf::from(text),
             Kind::Secret { check, at } => {
                 if !text.is_empty() {

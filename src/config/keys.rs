@@ -7,6 +7,7 @@ use std::time::Duration;
 const MIB: u64 = 1 << 20;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -41,11 +42,60 @@ pub(super) static KEYS: &[Key] = &[
         kind: Kind::Time { least: Duration::ZERO, most: HOUR, at: |config| &mut config.server.drain_timeout },
     },
     Key {
+        name: "server.head_timeout",
+        default: "30s",
+        example: "10s",
+        doc: "How long a request's head may take to arrive.",
+        kind: Kind::Time { least: MILLISECOND.saturating_mul(100), most: MINUTE, at: |config| &mut config.server.head_timeout },
+    },
+    Key {
         name: "server.send_timeout",
         default: "60s",
         example: "5m",
         doc: "A reader that takes nothing for so long is dropped.",
         kind: Kind::Time { least: SECOND, most: HOUR, at: |config| &mut config.server.send_timeout },
+    },
+    Key {
+        name: "server.keepalive_timeout",
+        default: "60s",
+        example: "2m",
+        doc: "How long a connection may stay open between two requests.",
+        kind: Kind::Time { least: SECOND, most: HOUR, at: |config| &mut config.server.keepalive_timeout },
+    },
+    Key {
+        name: "server.connections",
+        default: "16384",
+        example: "65536",
+        doc: "Connections of all clients together; fewer where the limit of open files says so.",
+        kind: Kind::Count { least: 16, most: 1 << 20, at: |config| &mut config.server.connections },
+    },
+    Key {
+        name: "server.connections_per_client",
+        default: "1024",
+        example: "4096",
+        doc: "Connections that one client address may hold; 0 means any number.",
+        kind: Kind::Count { least: 0, most: 1 << 20, at: |config| &mut config.server.connections_per_client },
+    },
+    Key {
+        name: "server.requests_per_client",
+        default: "512",
+        example: "2048",
+        doc: "Requests, downloads among them, that run at a time for one client address; 0 means any number.",
+        kind: Kind::Count { least: 0, most: 1 << 20, at: |config| &mut config.server.requests_per_client },
+    },
+    Key {
+        name: "server.queue_timeout",
+        default: "5s",
+        example: "2s",
+        doc: "How long what is over a client's limit waits for its turn before it is refused.",
+        kind: Kind::Time { least: Duration::ZERO, most: MINUTE, at: |config| &mut config.server.queue_timeout },
+    },
+    Key {
+        name: "server.trusted_proxies",
+        default: "[127.0.0.0/8, \"::1\"]",
+        example: "[10.0.0.0/8, \"2001:db8::1\"]",
+        doc: "Peers whose X-Forwarded-For is believed, and which have no limit of their own.",
+        kind: Kind::Networks(|config| &mut config.server.trusted_proxies),
     },
     Key {
         name: "upstream.url",

@@ -7,6 +7,7 @@
 mod key;
 mod keys;
 mod mistake;
+mod network;
 #[cfg(test)]
 mod tests;
 mod unit;
@@ -14,6 +15,7 @@ mod yaml;
 
 pub use key::Key;
 pub use mistake::Mistake;
+pub use network::Network;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -42,7 +44,17 @@ pub struct Server {
     /// Without a slash at the end; empty means the scheme and `Host` of each request.
     pub public_url: String,
     pub drain_timeout: Duration,
+    pub head_timeout: Duration,
     pub send_timeout: Duration,
+    pub keepalive_timeout: Duration,
+    pub connections: u64,
+    /// 0 means any number.
+    pub connections_per_client: u64,
+    /// 0 means any number.
+    pub requests_per_client: u64,
+    pub queue_timeout: Duration,
+    /// Peers that speak for others; what they ask for themselves has no limit per client.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// The Hub, or another mirror of it.
@@ -202,7 +214,14 @@ impl Config {
                 threads: 0,
                 public_url: String::new(),
                 drain_timeout: Duration::ZERO,
+                head_timeout: Duration::ZERO,
                 send_timeout: Duration::ZERO,
+                keepalive_timeout: Duration::ZERO,
+                connections: 0,
+                connections_per_client: 0,
+                requests_per_client: 0,
+                queue_timeout: Duration::ZERO,
+                trusted_proxies: Vec::new(),
             },
             upstream: Upstream {
                 url: String::new(),

@@ -88,6 +88,9 @@ fn wrong_texts_are_told_and_never_panic() {
             "{host}"
         );
     }
+    for network in ["10.0.0.0/33", "localhost", "10.0.0.1:80"] {
+        assert!(mistakes(&format!("server:\n  trusted_proxies: [\"{network}\"]")).contains("IP address"), "{network}");
+    }
     for url in ["huggingface.co", "https://", "https://a@b", "https://a/b", "https://a?b", "https://a#b", "https://a:b", "''"] {
         assert!(mistakes(&format!("upstream:\n  url: {url}")).starts_with("upstream.url"), "{url}");
     }

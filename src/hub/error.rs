@@ -124,6 +124,33 @@ impl HubError {
         HubError { retry_after: Some(retry_after), ..HubError::new(429, None, "too many requests: try again later") }
     }
 
+    /// One client takes more than its share: more than `most` of what the configuration's `key` limits.
+    pub fn limited(key: &str, most: u64, retry_after: u64) -> HubError {
+        let message = format!("too much at a time from one client: the mirror's {key} is {most}; try again later");
+        HubError { retry_after: Some(retry_after), ..HubError::new(429, None, message) }
+    }
+
+    /// All clients together have as many connections as the mirror can hold.
+    pub fn crowded(most: u64, retry_after: u64) -> HubError {
+        let message = format!("the mirror has no room for more connections: its server.connections is {most}; try again later");
+        HubError { retry_after: Some(retry_after), ..HubError::new(503, None, message) }
+    }
+
+    /// The request's head did not arrive in time.
+    pub fn head_too_slow() -> HubError {
+        HubError::new(408, None, "the request's head took longer than server.head_timeout")
+    }
+
+    /// The request's body did not arrive in time.
+    pub fn body_too_slow() -> HubError {
+        HubError::new(408, None, "the request's body took too long")
+    }
+
+    /// The request's head is longer than the mirror reads.
+    pub fn head_too_long(len_max: usize) -> HubError {
+        HubError::new(431, None, format!("the request's head is longer than {len_max} bytes"))
+    }
+
     /// The mirror failed; `detail` says at what.
     pub fn internal(detail: &str) -> HubError {
         HubError::new(500, None, format!("the mirror failed: {detail}"))

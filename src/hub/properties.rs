@@ -127,6 +127,8 @@ proptest! {
         fuzz_range(&bytes);
         fuzz_link(&bytes);
         fuzz_tree(&bytes);
+        fuzz_content_range(&bytes);
+        fuzz_strip_xet(&bytes);
     }
 
     #[test]
@@ -136,6 +138,8 @@ proptest! {
             fuzz_range(text.as_bytes());
             fuzz_link(text.as_bytes());
             fuzz_tree(text.as_bytes());
+            fuzz_content_range(text.as_bytes());
+            fuzz_strip_xet(text.as_bytes());
         }
     }
 

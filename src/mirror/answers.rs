@@ -10,6 +10,7 @@ use crate::source::{Reply, SourceError, Token, retry_after};
 use crate::store::{Record, RecordKey};
 use bytes::Bytes;
 use http::Method;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -175,7 +176,10 @@ impl Mirror {
         let authoritative = reply.authoritative;
         let route = question.route.clone();
         let len = reply.body.len();
-        let answer = on_worker(len, move || clean(reply, &route)).await?;
+        let answer = on_worker(len, move || clean(reply, &route)).await?.map_err(|cause| {
+            let cause = format!("{target}: {cause}");
+            SourceError::Broken { host: self.origin.base(), cause }
+        })?;
         let masked = answer.status == 200 && self.learn(question, &answer, authoritative).await? == Learned::Masked;
         let shareable = match question.route.repo() {
             // A masked answer is one caller's; the repo may have been closed since it was last found open.
@@ -276,8 +280,9 @@ fn answer_of(record: &Record, from: &'static str) -> Answer {
     Answer { status: record.status, headers: record.headers.clone(), body: record.body.clone(), from }
 }
 
-/// Upstream's answer without what must not reach clients or the disk: Xet signals, cookies, hop-by-hop headers.
-fn clean(reply: Reply, route: &Route) -> Answer {
+/// Upstream's answer without what must not reach clients or the disk: Xet signals, cookies, hop-by-hop headers. The error
+/// says why it cannot be cleaned.
+fn clean(reply: Reply, route: &Route) -> Result<Answer, String> {
     let text = |name: &str| reply.headers.get(name).and_then(|v| v.to_str().ok());
     let mut headers: Vec<(String, String)> = Vec::new();
     for name in HEADERS_KEPT {
@@ -288,20 +293,20 @@ fn clean(reply: Reply, route: &Route) -> Answer {
     let is_json = text("content-type").is_some_and(|v| v.contains("json"));
     let body = match is_json && !matches!(route, Route::XetReadToken { .. }) {
         true => match rewrite::strip_xet(&reply.body) {
-            Ok(stripped) if stripped.len() == reply.body.len() => reply.body.clone(),
-            Ok(stripped) => {
+            Ok(Cow::Borrowed(_)) => reply.body.clone(),
+            Ok(Cow::Owned(stripped)) => {
                 // The tag was of other bytes.
                 headers.retain(|(name, _)| name != "etag");
-                Bytes::from(stripped.into_owned())
+                Bytes::from(stripped)
             }
-            Err(_) => reply.body.clone(),
+            Err(error) => return Err(format!("its JSON cannot be read: {error}")),
         },
         false => reply.body.clone(),
     };
     // Agent harnesses must be an object, or clients crash and remember it for a day.
     if matches!(route, Route::AgentHarnesses) && !(reply.status == 200 && body.trim_ascii_start().starts_with(b"{")) {
         let error = HubError::no_such_page();
-        return Answer { status: error.status, headers: Vec::new(), body: error.body().into(), from: "upstream" };
+        return Ok(Answer { status: error.status, headers: Vec::new(), body: error.body().into(), from: "upstream" });
     }
     if reply.status == 401 && text("x-error-code").is_none() && route.repo().is_some() {
         let error = refused(401, None, text("x-error-message").unwrap_or(""), None);
@@ -309,5 +314,5 @@ fn clean(reply: Reply, route: &Route) -> Answer {
             headers.push(("x-error-code".into(), code.into()));
         }
     }
-    Answer { status: reply.status, headers, body, from: "upstream" }
+    Ok(Answer { status: reply.status, headers, body, from: "upstream" })
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, SystemTime};
 
 /// Listings kept in memory, by the number of files in them all.
 const LISTED_FILES_MAX: u64 = 1_000_000;
+/// What a listing weighs besides its files: those of made-up commits are empty.
+const LISTING_WEIGHT: u32 = 20;
 /// Answers that may be on their way or just arrived; only to ask once for many.
 const COALESCED_MAX: u64 = 10_000;
 const COALESCED_FOR: Duration = Duration::from_secs(2);
@@ -42,7 +44,7 @@ impl Catalog {
     pub(super) fn new(config: &Config, origin: Arc<Origin>, store: Arc<Store>) -> Catalog {
         let weigh = |_: &(RepoId, Commit), listing: &Shared<Listing>| {
             let files = listing.lock().map_or(0, |l| l.files.len());
-            u32::try_from(files).unwrap_or(u32::MAX).max(1)
+            u32::try_from(files).unwrap_or(u32::MAX).saturating_add(LISTING_WEIGHT)
         };
         Catalog {
             origin,

@@ -5,17 +5,26 @@
 //! this room only. It never computes blocks.
 
 mod api;
+mod connection;
+mod front;
+mod head;
 mod range;
+mod raw;
 mod respond;
 mod storage;
+
+pub use front::Front;
+pub use head::fuzz_head;
 
 use crate::access::Admission;
 use crate::config::Config;
 use crate::hub::{ApiTarget, HubError, Own, RangeAsk, Route, content_disposition, content_type};
+use crate::limits::{Client, Limits, Ticket};
 use crate::metrics::metrics;
 use crate::mirror::{FileInfo, Mirror, MirrorError, Reader};
 use crate::source::{SourceError, Token};
 use async_trait::async_trait;
+use connection::Connection;
 use http::{Method, header};
 use pingora_cache::{CacheKey, CacheMeta, NoCacheReason};
 use pingora_core::protocols::Digest;
@@ -27,11 +36,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use storage::{Handle, OBJECTS};
 
+/// How long what is left of a request's body is read, so that its connection can be used again.
+const UNREAD_BODY_MAX: Duration = Duration::from_secs(5);
+/// A client over its limit is told to try again after so many seconds.
+const RETRY_AFTER: u64 = 5;
+/// Bytes of a request's path that are logged.
+const LOGGED_PATH_MAX: usize = 512;
+
 /// The proxy for clients.
 pub struct HubProxy {
     mirror: Arc<Mirror>,
+    limits: Arc<Limits>,
     public_url: String,
-    send_timeout: Duration,
+    keepalive_timeout: Duration,
 }
 
 /// What one request carries from hook to hook.
@@ -44,6 +61,9 @@ pub struct Ctx {
     ask: RangeAsk,
     /// For the log: where the answer came from.
     from: &'static str,
+    client: Client,
+    /// The client's place among the requests it may have running.
+    ticket: Option<Ticket>,
     _client: Counted,
 }
 
@@ -64,18 +84,43 @@ impl Drop for Counted {
 }
 
 impl HubProxy {
-    pub fn new(config: &Config, mirror: Arc<Mirror>) -> HubProxy {
-        HubProxy { mirror, public_url: config.server.public_url.clone(), send_timeout: config.server.send_timeout }
+    pub fn new(config: &Config, mirror: Arc<Mirror>, limits: Arc<Limits>) -> HubProxy {
+        let server = &config.server;
+        HubProxy { mirror, limits, public_url: server.public_url.clone(), keepalive_timeout: server.keepalive_timeout }
+    }
+
+    /// Says for whom the request is.
+    fn client(&self, session: &Session) -> Client {
+        let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+        let forwarded = session.req_header().headers.get_all("x-forwarded-for");
+        self.limits.client(peer, forwarded.iter().map(|value| value.as_bytes()))
+    }
+
+    /// Takes the client's place for a request that costs something.
+    async fn enter(&self, client: Client) -> Result<Ticket, Refusal> {
+        let limit = &self.limits.requests;
+        limit.enter(client).await.map_err(|_| {
+            metrics().refused(limit.key);
+            HubError::limited(limit.key, limit.most, RETRY_AFTER).into_refusal()
+        })
     }
 
     /// Answers all but files; `Ok(None)` means that the cache goes on with `ctx.file`.
     async fn answer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Option<()>, Refusal> {
         let head = session.req_header();
+        if let Some(fault) = head::fault(&session.to_h1_raw(), head.version) {
+            // Where the next request begins is anybody's guess.
+            session.set_keepalive(None);
+            return Err(HubError::bad_request(format!("the request's head cannot be trusted: {fault}")).into_refusal());
+        }
         let method = head.method.clone();
         let raw_target = head.raw_path().to_vec();
         let route = Route::parse(&method, &raw_target).map_err(|e| HubError::from(e).into_refusal())?;
         ctx.label = route.label();
         let token = Token::from_header(head.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()));
+        if !matches!(route, Route::Own(_) | Route::Preflight | Route::Telemetry | Route::Write | Route::Unknown) {
+            ctx.ticket = Some(self.enter(ctx.client).await?);
+        }
         match route {
             Route::Resolve { repo, revision, path } => {
                 let admission = self.admit(&repo, &revision, &path, token.as_ref()).await?;
@@ -231,16 +276,28 @@ impl ProxyHttp for HubProxy {
             reader: None,
             ask: RangeAsk::Whole,
             from: "mirror",
+            client: Client::Local,
+            ticket: None,
             _client: Counted::new(),
         }
     }
 
-    async fn early_request_filter(&self, session: &mut Session, _ctx: &mut Ctx) -> Result<()> {
-        session.set_write_timeout(Some(self.send_timeout));
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
+        Connection::head_is_read(session);
+        ctx.client = self.client(session);
+        session.set_total_drain_timeout(Some(UNREAD_BODY_MAX));
+        // Only where the request left the connection open.
+        if session.get_keepalive().is_some() {
+            session.set_keepalive(Some(self.keepalive_timeout.as_secs().max(1)));
+        }
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        if session.req_header().method != Method::POST && !session.is_body_empty() {
+            // Nobody will read it, and what is unread would be taken for the next request.
+            session.set_keepalive(None);
+        }
         match self.answer(session, ctx).await {
             Ok(Some(())) => Ok(true),
             Ok(None) => Ok(false),
@@ -336,17 +393,19 @@ impl ProxyHttp for HubProxy {
         let took = ctx.started.elapsed();
         metrics().answered(ctx.label, status, sent, took.as_secs_f64());
         let head = session.req_header();
-        let path = String::from_utf8_lossy(head.raw_path()).into_owned();
-        let path = path.split('?').next().unwrap_or("");
-        let client = session.client_addr().map(|a| a.to_string()).unwrap_or_default();
+        let path = head.raw_path().split(|&byte| byte == b'?').next().unwrap_or_default();
+        let path = String::from_utf8_lossy(&path[..path.len().min(LOGGED_PATH_MAX)]);
         let error = e.map(|e| format!(" error={:?}", e.to_string())).unwrap_or_default();
         log::info!(
-            "served client={client} method={} path={path:?} route={} status={status} sent={sent} from={} ms={}{error}",
+            "served client={} method={} path={path:?} route={} status={status} sent={sent} from={} ms={}{error}",
+            ctx.client,
             head.method,
             ctx.label,
             ctx.from,
             took.as_millis()
         );
+        ctx.ticket = None;
+        Connection::request_is_done(session);
     }
 }
 

@@ -29,11 +29,17 @@ pub(super) async fn refuse(session: &mut Session, error: &HubError) -> Result<()
 pub(super) async fn bytes(session: &mut Session, status: u16, content_type: &'static str, body: Vec<u8>) -> Result<()> {
     let mut head = ResponseHeader::build(status, Some(6))?;
     head.insert_header("Content-Type", content_type)?;
+    // The mirror's own state is true for a moment only, whatever stands in front.
+    head.insert_header("Cache-Control", "no-store")?;
     whole(session, head, body.into()).await
 }
 
 pub(super) async fn empty(session: &mut Session, status: u16) -> Result<()> {
-    let mut head = ResponseHeader::build(status, Some(4))?;
+    bare(session, ResponseHeader::build(status, Some(4))?).await
+}
+
+/// Writes an answer that has no body and never had one: 204, 304.
+pub(super) async fn bare(session: &mut Session, mut head: ResponseHeader) -> Result<()> {
     add_cors(&mut head)?;
     session.write_response_header(Box::new(head), true).await
 }

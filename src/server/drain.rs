@@ -6,13 +6,8 @@
 //! its connection.
 
 use crate::metrics::metrics;
-use async_trait::async_trait;
-use pingora_core::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,52 +15,6 @@ use std::{
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// Flights whose readers are all served have at most a block to publish; so long it may take, drain time or not.
 const FLIGHTS_END_MAX: Duration = Duration::from_secs(2);
-
-/// An app that knows how many of its connections are open.
-#[derive(Debug)]
-pub(super) struct Counted<A> {
-    inner: Arc<A>,
-    connections: Arc<AtomicU64>,
-}
-
-impl<A> Counted<A> {
-    pub(super) fn new(inner: A) -> Counted<A> {
-        Counted { inner: Arc::new(inner), connections: Arc::default() }
-    }
-
-    /// Returns the count, which lives on when the app is given away.
-    pub(super) fn connections(&self) -> Arc<AtomicU64> {
-        self.connections.clone()
-    }
-}
-
-#[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServerApp for Counted<A> {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _open = Open::new(self.connections.clone());
-        self.inner.process_new(stream, shutdown).await
-    }
-
-    async fn cleanup(&self) {
-        self.inner.cleanup().await;
-    }
-}
-
-/// Counts one connection for as long as it lives, however its task ends.
-struct Open(Arc<AtomicU64>);
-
-impl Open {
-    fn new(count: Arc<AtomicU64>) -> Open {
-        count.fetch_add(1, Ordering::AcqRel);
-        Open(count)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,14 +53,18 @@ pub(super) async fn wait(connections: &AtomicU64, at_most: Duration) -> Drained 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     #[tokio::test]
     async fn a_drain_ends_with_the_last_connection_or_with_patience() {
         let count = Arc::new(AtomicU64::new(0));
         assert_eq!(wait(&count, Duration::ZERO).await, Drained::All);
-        let open = Open::new(count.clone());
+        count.fetch_add(1, Ordering::AcqRel);
         assert_eq!(wait(&count, Duration::from_millis(60)).await, Drained::TimedOut { open: 1 });
-        let ends = tokio::spawn(async move { drop(open) });
+        let ends = tokio::spawn({
+            let count = count.clone();
+            async move { count.fetch_sub(1, Ordering::AcqRel) }
+        });
         assert_eq!(wait(&count, Duration::from_secs(10)).await, Drained::All);
         ends.await.unwrap();
     }

@@ -7,6 +7,7 @@
 use super::ServeError;
 use pingora_core::{
     apps::ServerApp,
+    listeners::{L4BufferSettings, ListenerConfig},
     server::{Fds, ListenFds, ShutdownWatch},
     services::{Service as _, listening::Service},
 };
@@ -16,6 +17,9 @@ use std::{
     os::fd::IntoRawFd,
     sync::Arc,
 };
+
+/// Per connection. Requests are small; pingora's own 64 KiB would make of many idle connections a lot of memory.
+const READ_BUFFER_LEN: usize = 4 << 10;
 
 /// A bound socket, whose queue already takes connections.
 #[derive(Debug)]
@@ -55,7 +59,8 @@ impl Socket {
         A: ServerApp + Send + Sync + 'static,
     {
         let name = self.address.to_string();
-        service.add_tcp(&name);
+        let buffers = L4BufferSettings::default().read(READ_BUFFER_LEN);
+        service.add_listener(ListenerConfig::tcp(&name).l4_buffer(buffers));
         let mut table = Fds::new();
         // Pingora owns the descriptor from here on.
         table.add(name, self.listener.into_raw_fd());

@@ -19,11 +19,12 @@ pub use local::{MirrorAt, mirror_for};
 use crate::{
     admin::Desk,
     config::Config,
+    limits::Limits,
     mirror::Mirror,
-    proxy::HubProxy,
+    proxy::{Front, HubProxy},
     store::{Store, StoreError, StoreOptions},
 };
-use drain::{Counted, Drained};
+use drain::Drained;
 use listen::Socket;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::services::listening::Service;
@@ -39,6 +40,10 @@ use tokio::{
 const UPSTREAM_IDLE_MAX: usize = 256;
 /// Tries of one API call within one request; longer trouble is for the client to retry, who is told when.
 const UPSTREAM_RETRIES_MAX: usize = 3;
+/// Files open besides connections and objects: listening sockets, the lock, records being read or written.
+const FILES_BESIDE: u64 = 128;
+/// So many are served however few files may be open.
+const CONNECTIONS_LEAST: u64 = 16;
 /// After the drain, how long a write to disk that is under way may still take.
 const DISK_END_MAX: Duration = Duration::from_secs(2);
 
@@ -116,13 +121,15 @@ async fn serve(
     let address = socket.address();
     let mirror = Mirror::new(config, store.clone());
     keeper::introduce(config, &store, &mirror);
-    let desk = Counted::new(pingora_proxy::http_proxy(&pingora_conf(), HubProxy::new(config, mirror)));
-    let connections = desk.connections();
+    let limits = Arc::new(Limits::new(&config.server));
+    let desk = pingora_proxy::http_proxy(&pingora_conf(), HubProxy::new(config, mirror, limits.clone()));
+    let front = Front::new(desk, limits, &config.server, connections_max(config));
+    let connections = front.connections();
     let (stop_sender, shutdown) = watch::channel(false);
 
     // Dropped with everything in it when this function ends.
     let mut services = JoinSet::new();
-    services.spawn(socket.serve(Service::new("mirror".to_owned(), desk), shutdown.clone()));
+    services.spawn(socket.serve(Service::new("mirror".to_owned(), front), shutdown.clone()));
     if !config.metrics.listen.is_empty() {
         let socket = Socket::bind(&config.metrics.listen, "choose another with --set metrics.listen=ADDR:PORT")?;
         services.spawn(socket.serve(pingora_prometheus::prometheus_http_service(), shutdown));
@@ -206,15 +213,31 @@ fn survive_file_size_limit() {
 
 /// Allows as many open files as the system lets us: each client is one, each fetch one, each object in use one.
 fn raise_file_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls take a pointer to the struct above, which outlives them.
-    let raised = unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0
-        }
-    };
-    if !raised {
+    let Some(mut limit) = file_limit() else { return };
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the call takes a pointer to the struct above, which outlives it.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
         log::warn!("cannot raise the limit of open files: {}", io::Error::last_os_error());
     }
+}
+
+fn file_limit() -> Option<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call takes a pointer to the struct above, which outlives it.
+    let told = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0;
+    if !told {
+        log::warn!("cannot read the limit of open files: {}", io::Error::last_os_error());
+    }
+    told.then_some(limit)
+}
+
+/// Returns how many clients may be connected before files could run out, when each of them reads another object.
+fn connections_max(config: &Config) -> u64 {
+    let limit = file_limit().map_or(u64::MAX, |limit| limit.rlim_cur);
+    let others = FILES_BESIDE + UPSTREAM_IDLE_MAX as u64 + config.fetch.connections;
+    let room = (limit.saturating_sub(others) / 2).max(CONNECTIONS_LEAST);
+    if room < config.server.connections {
+        log::info!("server.connections is {room} and not {}: only {limit} files may be open", config.server.connections);
+    }
+    room
 }

@@ -106,7 +106,7 @@ impl Listings {
     }
 }
 
-fn decode(bytes: &[u8]) -> Listing {
+pub(super) fn decode(bytes: &[u8]) -> Listing {
     let mut files = HashMap::new();
     let mut file_count = None;
     for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
@@ -126,4 +126,35 @@ fn decode(bytes: &[u8]) -> Listing {
 
 fn checksum(path: &str, oid: &str, size: u64, lfs: bool) -> u32 {
     crc32c::crc32c(format!("{path}\0{oid}\0{size}\0{lfs}").as_bytes())
+}
+
+/// Writes a whole listing, for fuzzing.
+pub(super) fn encode(listing: &Listing) -> Vec<u8> {
+    let line = |path: &str, file: &ListedFile| {
+        let crc32c = checksum(path, file.oid.as_str(), file.size, file.lfs);
+        Line::File { path: path.into(), oid: file.oid.to_string(), size: file.size, lfs: file.lfs, crc32c }
+    };
+    let end = listing.complete.then_some(Line::Complete { complete: true, files: listing.files.len() as u64 });
+    written(listing.files.iter().map(|(path, file)| line(path, file)).chain(end))
+}
+
+/// Gives every line of a file its right checksum, for fuzzing.
+pub(super) fn mend(bytes: &[u8]) -> Vec<u8> {
+    let lines = bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    written(lines.map(|line| match line {
+        Line::File { path, oid, size, lfs, .. } => {
+            let crc32c = checksum(&path, &oid, size, lfs);
+            Line::File { path, oid, size, lfs, crc32c }
+        }
+        other => other,
+    }))
+}
+
+fn written(lines: impl Iterator<Item = Line>) -> Vec<u8> {
+    let mut text = vec![b'\n'];
+    for line in lines {
+        serde_json::to_writer(&mut text, &line).expect("texts and numbers can be written as JSON");
+        text.push(b'\n');
+    }
+    text
 }

@@ -61,6 +61,11 @@ impl Refs {
         Ok(file.and_then(|file| Some(KeptRef { commit: Commit::parse(&file.commit)?, at: place::from_unix_ms(file.at_ms) })))
     }
 
+    /// Whether anything is kept of the repo.
+    pub fn knows(&self, repo: &RepoId) -> bool {
+        self.place.api(repo).exists()
+    }
+
     pub fn put_access(&self, repo: &RepoId, open: bool, at: SystemTime) -> Result<(), StoreError> {
         self.put(&self.access_path(repo), &AccessFile { open, at_ms: place::unix_ms(at) })
     }

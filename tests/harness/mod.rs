@@ -9,7 +9,7 @@ mod mirror;
 mod python;
 mod relay;
 
-pub(crate) use client::{Response, Sum};
+pub(crate) use client::{Connection, Response, Sum};
 pub(crate) use mirror::{Mirror, MirrorOptions, dingospeed, program};
 pub(crate) use python::{Python, demo_python};
 pub(crate) use relay::{ConnectProxy, Relay};

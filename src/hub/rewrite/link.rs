@@ -15,7 +15,10 @@ pub fn link_header(value: &str, upstream_bases: &[&str], mirror_base: &str) -> O
         if target.chars().any(char::is_control) || parameters.iter().any(|parameter| is_xet_relation(parameter)) {
             continue;
         }
-        let Some(target) = moved(target, upstream_bases, mirror_base).or_else(|| moved_api(target, mirror_base)) else {
+        let is_ours = moved(target, &[mirror_base], mirror_base);
+        let Some(target) =
+            is_ours.or_else(|| moved(target, upstream_bases, mirror_base)).or_else(|| moved_api(target, mirror_base))
+        else {
             continue;
         };
         let mut link = format!("<{target}>");

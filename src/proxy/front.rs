@@ -1,0 +1,131 @@
+//! The door: counts connections, lets those in for whom there is room, and gives each its patience.
+
+use super::{connection::Connection, raw};
+use crate::config;
+use crate::hub::HubError;
+use crate::limits::{Limits, Ticket};
+use crate::metrics::metrics;
+use async_trait::async_trait;
+use pingora_core::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// Refused connections that are given the time to read why; what exceeds this is closed without a word.
+const FAREWELLS_MAX: usize = 128;
+/// How long each of them may take to send what it has begun, and to read the answer.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+/// After this many seconds another try makes sense.
+const RETRY_AFTER: u64 = 5;
+
+/// An app behind a door.
+pub struct Front<A> {
+    inner: Arc<A>,
+    limits: Arc<Limits>,
+    connections: Arc<AtomicU64>,
+    connections_max: u64,
+    head_timeout: Duration,
+    send_timeout: Duration,
+    farewells: Semaphore,
+}
+
+impl<A> Front<A> {
+    /// `connections_max` is what the system allows, which may be less than what is configured.
+    pub fn new(inner: A, limits: Arc<Limits>, config: &config::Server, connections_max: u64) -> Front<A> {
+        Front {
+            inner: Arc::new(inner),
+            limits,
+            connections: Arc::default(),
+            connections_max: connections_max.min(config.connections),
+            head_timeout: config.head_timeout,
+            send_timeout: config.send_timeout,
+            farewells: Semaphore::new(FAREWELLS_MAX),
+        }
+    }
+
+    /// Returns the count of open connections, which lives on when the app is given away.
+    pub fn connections(&self) -> Arc<AtomicU64> {
+        self.connections.clone()
+    }
+
+    async fn let_in(&self, stream: &Stream, open: &Open) -> Result<Ticket, HubError> {
+        if open.nth > self.connections_max {
+            metrics().refused("server.connections");
+            return Err(HubError::crowded(self.connections_max, RETRY_AFTER));
+        }
+        let digest = stream.get_socket_digest();
+        let peer = digest.and_then(|digest| digest.peer_addr()?.as_inet().map(|address| address.ip()));
+        let limit = &self.limits.connections;
+        limit.enter(self.limits.client(peer, std::iter::empty())).await.map_err(|_| {
+            metrics().refused(limit.key);
+            HubError::limited(limit.key, limit.most, RETRY_AFTER)
+        })
+    }
+
+    /// Answers one that is not let in. The answer comes after what the client has begun to send, and the close after it has
+    /// read the answer: a socket that is closed over unread bytes is reset, and then the answer is lost.
+    async fn turn_away(&self, mut stream: Stream, error: &HubError) {
+        let Ok(_farewell) = self.farewells.try_acquire() else { return };
+        let mut unread = [0; 2048];
+        let _ = timeout(FAREWELL_MAX, stream.read(&mut unread)).await;
+        let said = async {
+            stream.write_all(&raw::answer(error)).await?;
+            stream.shutdown().await
+        };
+        if let Ok(Ok(())) = timeout(FAREWELL_MAX, said).await {
+            let _ = timeout(FAREWELL_MAX, async { while matches!(stream.read(&mut unread).await, Ok(1..)) {} }).await;
+        }
+    }
+}
+
+#[async_trait]
+impl<A: ServerApp + Send + Sync + 'static> ServerApp for Front<A> {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let open = Open::new(self.connections.clone());
+        let mut ends = shutdown.clone();
+        let let_in = tokio::select! {
+            let_in = self.let_in(&stream, &open) => let_in,
+            // One that waits for its turn does not delay the end.
+            _ = ends.wait_for(|ends| *ends) => return None,
+        };
+        match let_in {
+            Ok(_ticket) => {
+                let stream = Connection::new(stream, self.head_timeout, self.send_timeout);
+                self.inner.process_new(Box::new(stream), shutdown).await
+            }
+            Err(error) => {
+                self.turn_away(stream, &error).await;
+                None
+            }
+        }
+    }
+
+    async fn cleanup(&self) {
+        self.inner.cleanup().await;
+    }
+}
+
+/// Counts one connection for as long as it lives, however its task ends.
+struct Open {
+    count: Arc<AtomicU64>,
+    /// How many there are with this one.
+    nth: u64,
+}
+
+impl Open {
+    fn new(count: Arc<AtomicU64>) -> Open {
+        metrics().connections.inc();
+        let nth = count.fetch_add(1, Ordering::AcqRel) + 1;
+        Open { count, nth }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        metrics().connections.dec();
+        self.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
