@@ -127,13 +127,22 @@ async fn a_real_read_survives_the_restart_and_a_head_is_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_being_read_stays_until_it_was_read() {
-    let setup = setup([8, 1, 1]).await;
-    let mirror = limited(&setup.hub, &setup.repos(), 0).start().await;
+    let setup = setup([40, 1, 1]).await;
+    let mut mirror = limited(&setup.hub, &setup.repos(), 40).start().await;
+    // More than the buffers of a connection hold.
     let (target, bytes, _) = &setup.files[0];
     let mut connection = mirror.connect().await;
     connection.ask("GET", target, &[]).await;
     assert_eq!(connection.head("GET").await.expect("an answer").0, 200);
     let mut body = connection.piece().await.expect("not cut").expect("a first piece").to_vec();
+    let mut tries = 0;
+    while mirror.metrics().await.of("dingospeed_blocks_filled_total") < 40.0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tries += 1;
+        assert!(tries < 400, "all of it is fetched, though its client waits");
+    }
+    // Another one would need its room.
+    setup.get(&mirror, 1).await;
     mirror.wait_log("all else is pinned or in use").await;
     assert!(setup.blob(0).exists());
     while let Some(piece) = connection.piece().await.expect("not cut") {
@@ -141,10 +150,16 @@ async fn what_is_being_read_stays_until_it_was_read() {
     }
     assert!(body == *bytes, "{} bytes", body.len());
     drop(connection);
-    mirror.wait_log("evicted objects=1 ").await;
-    assert!(!setup.blob(0).exists());
+    mirror.stop().await;
+
+    let mirror = limited(&setup.hub, &setup.repos(), 0).start().await;
+    let mut tries = 0;
+    while setup.blob(0).exists() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        tries += 1;
+        assert!(tries < 200, "nobody reads it any more");
+    }
     setup.get(&mirror, 0).await;
-    // Links are made anew for what came again, though this process had made them before.
     setup.get(&mirror, 1).await;
 }
 
@@ -217,4 +232,21 @@ async fn a_cache_too_small_serves_right_bytes() {
     assert!(mirror.metrics().await.sum("dingospeed_evicted_objects_total") > 0.0);
     let (code, stderr, stdout) = dingospeed(&["verify", "--repos", &repos], &[]).await;
     assert_eq!(code, Some(0), "{stderr}{stdout}");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_served_past_the_disk() {
+    let s = setup([2, 20, 1]).await;
+    let mirror = limited(&s.hub, &s.repos(), 6).start().await;
+    s.get(&mirror, 0).await;
+    // The whole of it arrives, though the limit holds.
+    s.get(&mirror, 1).await;
+    let kept = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(s.blob(1)).expect("as much as fits")) * 512;
+    assert!(kept < 8 * MIB as u64, "{kept} bytes of it are kept");
+    assert!(mirror.metrics().await.of("dingospeed_served_through_total") >= 1.0);
+    // And the small ones are kept as before.
+    s.get(&mirror, 2).await;
+    s.hub.clear_log();
+    s.get(&mirror, 2).await;
+    assert_eq!(s.hub.cdn_bytes(), 0);
 }

@@ -94,6 +94,8 @@ async fn carry(fill: &Arc<Fill>, run: &Run, turn: Turn) -> Result<(), MirrorErro
     let blocks = fill.object.blocks();
     let end = blocks.span(run.blocks.end - 1).end;
     let start = blocks.span(run.blocks.start).start;
+    let keeper = fill.clone();
+    tokio::task::spawn_blocking(move || keeper.make_room(end - start)).await??;
     let mut progress = Progress { offset: start, crc: 0, piece_len: PIECE_LEN_MIN };
     let mut fruitless = 0;
     let mut since = Instant::now();

@@ -11,7 +11,7 @@ use super::flights::{Bounds, Flights, Found, Presence};
 use super::limits::Limits;
 use crate::hub::Oid;
 use crate::metrics::metrics;
-use crate::store::{Blocks, Object, ObjectHasher, Store, Verdict};
+use crate::store::{Blocks, Object, ObjectHasher, Store, StoreError, Verdict};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -172,6 +172,14 @@ impl Fill {
     /// The rest of a run could not be had: all who want any of it are told, and it is not tried again for them.
     pub(super) fn fail(&self, run: &Run, error: &MirrorError) {
         self.flights.fail(&run.blocks, error);
+    }
+
+    /// Makes room for `len` bytes more, or says that there is none. Blocking where others must go for it.
+    pub(super) fn make_room(&self, len: u64) -> Result<(), MirrorError> {
+        match self.store.make_room(len)? {
+            true => Ok(()),
+            false => Err(StoreError::NoRoom { what: format!("object {}", self.object.oid()) }.into()),
+        }
     }
 
     /// A courier that had to wait has its turn.

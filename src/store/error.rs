@@ -19,6 +19,10 @@ pub enum StoreError {
     #[error("{action} {what}: no space left on the device")]
     Full { action: &'static str, what: String, source: Arc<io::Error> },
 
+    /// It would pass a limit of the configuration, and nothing may go for it: serve without keeping.
+    #[error("no room for {what} within the limits of eviction: all else is pinned or in use")]
+    NoRoom { what: String },
+
     /// The operating system refused: nothing here can mend it.
     #[error("{action} {what}: {source}")]
     Io { action: &'static str, what: String, source: Arc<io::Error> },
