@@ -95,3 +95,52 @@ async fn wrong_bytes_do_not_slip_past_a_full_disk() {
     let answer = mirror.get(FILE).await;
     assert!(answer.whole && answer.body == bytes);
 }
+
+/// A file as DingoSpeed writes it: version 8, a mask of one bit per block in a fixed 128 KiB, then the blocks.
+fn dingospeed_file(block_size: u64, content: &[u8]) -> Vec<u8> {
+    let mut file = b"OLAH".to_vec();
+    for word in [8, block_size, content.len() as u64, 0x10_0000] {
+        file.extend_from_slice(&word.to_le_bytes());
+    }
+    let mut mask = vec![0; 0x10_0000 / 8];
+    for block in 0..content.len().div_ceil(block_size as usize) {
+        mask[block / 8] |= 1 << (block % 8);
+    }
+    file.extend_from_slice(&mask);
+    file.extend_from_slice(content);
+    // Its last block is as long as the others.
+    let padding = content.len().next_multiple_of(block_size as usize) - content.len();
+    file.resize(file.len() + padding, 0);
+    file
+}
+
+#[tokio::test]
+async fn a_file_of_dingospeeds_is_served_once_it_is_proven() {
+    let (hub, bytes) = hub().await;
+    let oid = hub.model("acme/large").oid("w.bin");
+    for (damaged, fetched) in [(false, 0), (true, SIZE as u64)] {
+        let mut kept = dingospeed_file(8 << 20, &bytes);
+        if damaged {
+            let at = kept.len() / 2;
+            kept[at] ^= 1;
+        }
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let dir = folder.path().join("blobs").join(&oid[..2]);
+        std::fs::create_dir_all(&dir).expect("a directory");
+        std::fs::write(dir.join(&oid), kept).expect("a file");
+        let mirror = Mirror::of(&hub).repos(folder.path()).start().await;
+        hub.clear_log();
+        // Many at once: it is hashed once for all.
+        let answers = four_at_once(&mirror).await;
+        for answer in answers {
+            assert!(answer.status == 200 && answer.whole && answer.body == bytes, "{answer:.0?}");
+        }
+        assert_eq!(hub.cdn_bytes(), fetched);
+        assert_eq!(folder.path().join("quarantine").read_dir().expect("a directory").count() > 0, damaged);
+    }
+}
+
+async fn four_at_once(mirror: &Mirror) -> [crate::harness::Response; 4] {
+    let (a, b, c, d) = tokio::join!(mirror.get(FILE), mirror.get(FILE), mirror.get(FILE), mirror.get(FILE));
+    [a, b, c, d]
+}

@@ -184,3 +184,50 @@ async fn the_log_has_one_line_per_request_and_no_secret() {
     assert_eq!(lines.iter().filter(of_x).count(), 3, "{log}");
     assert!(!log.contains("secret"), "{log}");
 }
+
+#[tokio::test]
+async fn a_drain_ends_in_time_whatever_still_runs() {
+    let (hub, _) = slow_hub().await;
+    let gate = hub.fault("w.bin").on_cdn().hold_after(1 << 20);
+    let mut mirror = Mirror::of(&hub).set("server.drain_timeout", "1s").start().await;
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    assert_eq!(connection.head("GET").await.expect("an answer").0, 200);
+    gate.wait_reached().await;
+    // A response that cannot end by itself.
+    let status = tokio::time::timeout(Duration::from_secs(20), mirror.stop()).await.expect("an end, in time");
+    assert!(status.success(), "{status}");
+    assert!(mirror.log().contains("server.drain_timeout has passed"), "{}", mirror.log());
+    let mut cut = false;
+    loop {
+        match connection.piece().await {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(_) => {
+                cut = true;
+                break;
+            }
+        }
+    }
+    assert!(cut, "a short body never ends cleanly");
+}
+
+#[tokio::test]
+async fn blocks_are_counted_as_what_they_were() {
+    let hub = FakeHub::start().await;
+    let bytes = noise(23, 5 << 20).to_vec();
+    hub.model("acme/m").lfs("w.bin", &bytes).commit("first");
+    let mirror = Mirror::start(&hub).await;
+    let target = "/acme/m/resolve/main/w.bin";
+    let count = async |name: &str| mirror.metrics().await.of(&format!("dingospeed_blocks_{name}_total"));
+
+    assert!(mirror.get(target).await.whole);
+    assert_eq!((count("hit").await, count("filled").await, count("joined").await), (0.0, 5.0, 0.0));
+    assert!(mirror.get(target).await.whole);
+    assert_eq!((count("hit").await, count("filled").await, count("joined").await), (5.0, 5.0, 0.0));
+    // Nobody else wants these.
+    for n in 1..4 {
+        mirror.get_range(target, &format!("bytes={}-{}", n << 20, (n << 20) + 9)).await;
+    }
+    assert_eq!((count("hit").await, count("joined").await), (8.0, 0.0));
+}

@@ -1,6 +1,6 @@
 //! `dingospeed pull`: fills the cache from the command line, by itself or through a running server.
 
-use crate::harness::{Mirror, dingospeed};
+use crate::harness::{Mirror, dingospeed, program};
 use fake_hub::{FakeHub, noise};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,4 +45,51 @@ async fn a_repo_that_is_not_there_is_told_with_exit_code_1() {
     let (code, stderr, _) = dingospeed(&["pull", "acme/none", "--repos", &repos, "--upstream", &url], &[]).await;
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("acme/none"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_was_broken_off_goes_on_where_it_was() {
+    const SIZE: u64 = 24 << 20;
+    let hub = FakeHub::start().await;
+    hub.model("acme/long").synthetic("w.bin", SIZE, 3).commit("first");
+    let slow = hub.fault("w.bin").on_cdn().rate(2 << 20);
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = tokio::process::Command::new(program());
+    command.args(["pull", "acme/long", "--upstream", &hub.url(), "--repos"]).arg(dir.path());
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).kill_on_drop(true);
+    let mut child = command.spawn().expect("the binary starts");
+    let mut tries = 0;
+    while hub.cdn_bytes() < SIZE / 3 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tries += 1;
+        assert!(tries < 400, "a third of it comes");
+    }
+    child.kill().await.expect("killed");
+    slow.lift();
+    hub.wait_idle().await;
+
+    let repos = dir.path().display().to_string();
+    let (code, stderr, _) = dingospeed(&["pull", "acme/long", "--repos", &repos, "--upstream", &hub.url()], &[]).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    // What was on its way in each of the connections is lost, and what upstream had sent into them.
+    let lost = hub.cdn_bytes() - SIZE;
+    assert!(lost < 12 << 20, "{lost} bytes came twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_sees_a_bar() {
+    let hub = FakeHub::start().await;
+    hub.model("acme/bar").synthetic("w.bin", 2 << 20, 3).commit("first");
+    hub.fault("w.bin").on_cdn().rate(1 << 20);
+    let dir = tempfile::tempdir().unwrap();
+    // Python's standard library has a terminal to offer.
+    let script = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    let mut command = tokio::process::Command::new("python3");
+    command.args(["-c", script]).arg(program()).args(["pull", "acme/bar", "--upstream", &hub.url(), "--repos"]).arg(dir.path());
+    let shown = command.stdin(std::process::Stdio::null()).output().await.expect("python3 runs");
+    let text = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.status.success(), "{text}");
+    for word in ["iB/s", "eta", "w.bin", "pulled acme/bar@"] {
+        assert!(text.contains(word), "no {word:?} in {text:?}");
+    }
 }
