@@ -5,6 +5,7 @@
 #   make demo    a real model, twice through the mirror with `hf download`, without the internet
 #   make venvs   the Python clients that tests and demo use, into .venvs/
 #   make fuzz    every decoder of outside bytes, a minute each (FUZZ_SECONDS=60); one: make fuzz ARGS="route"
+#   make soak    everything at once, at random, for SOAK_SECONDS=300; prints its seed, SOAK_SEED plays it again
 #   make conformance   REDbot (PyPI) and http-cache-tests (npm), compared with tests/conformance/
 #   make lint    rustfmt and clippy, warnings are errors
 #   make clean   removes what these commands built (never ./repos, the cache)
@@ -17,7 +18,7 @@ ARGS   ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.tools/bin
 export PYTHON
 
-.PHONY: run test demo venvs fuzz conformance lint clean tools
+.PHONY: run test demo venvs soak fuzz conformance lint clean tools
 
 run: tools
 	$(CARGO) build --release --locked
@@ -25,6 +26,9 @@ run: tools
 
 test: tools venvs
 	$(CARGO) test --workspace --locked -- $(ARGS)
+
+soak: tools
+	SOAK_SECONDS=$${SOAK_SECONDS:-300} $(CARGO) test --test it --locked -- soak:: --nocapture
 
 demo: tools
 	@$(PYTHON) tests/clients/venvs.py demo

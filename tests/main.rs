@@ -20,5 +20,6 @@ mod keeper; // ls, rm, verify, gc and pin, beside a server and alone
 mod matrix; // every fault of upstream against every way of asking
 mod process; // one process per directory, signals, numbers, log
 mod pull;
+mod soak; // everything at once, at random
 mod tidy; // the rooms of src/ and who may call whom // dingospeed pull, alone and beside a server
 mod upstream; // down, silent, slow to allow: breakers, several upstreams, proxies, rate limits
