@@ -1,3 +1,4 @@
+# syntax=docker/dockerfile:1
 # docker build -t dingospeed .
 # docker run -d -p 8090:8090 -v dingospeed:/repos --stop-timeout 40 dingospeed
 
@@ -32,6 +33,6 @@ USER 10001
 VOLUME /repos
 WORKDIR /repos
 EXPOSE 8090
-HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["dingospeed", "status"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["dingospeed", "status", "--repos", "/repos"]
 ENTRYPOINT ["dingospeed"]
 CMD ["serve", "--listen", "0.0.0.0:8090", "--repos", "/repos"]

@@ -35,6 +35,8 @@ struct World {
     flips: bool,
     /// Where the mirror listens; changes at every restart.
     address: Mutex<Option<SocketAddr>>,
+    /// How often which refusal was heard, by its first words.
+    said: Mutex<HashMap<String, u64>>,
     right: AtomicU64,
     refused: AtomicU64,
     cut: AtomicU64,
@@ -71,7 +73,18 @@ impl World {
         let moving = hub.model("acme/moving").file("state.txt", "version 0").commit("0");
         let versions = Mutex::new(HashMap::from([(moving.sha(), b"version 0".to_vec())]));
         let zero = || AtomicU64::new(0);
-        World { hub, files, moving, versions, flips, address: Mutex::default(), right: zero(), refused: zero(), cut: zero() }
+        World {
+            hub,
+            files,
+            moving,
+            versions,
+            flips,
+            address: Mutex::default(),
+            said: Mutex::default(),
+            right: zero(),
+            refused: zero(),
+            cut: zero(),
+        }
     }
 
     fn address(&self) -> Option<SocketAddr> {
@@ -181,7 +194,10 @@ async fn client(world: Arc<World>, seed: u64, until: Instant) {
                 world.count(&world.right);
             }
             429 | 500..=599 => {
-                assert!(answer.header("x-error-message").is_some_and(|said| !said.is_empty()), "{request}\n{}", answer.head);
+                let said = answer.header("x-error-message").unwrap_or_default();
+                assert!(!said.is_empty(), "{request}\n{}", answer.head);
+                let words: String = said.split_ascii_whitespace().take(9).collect::<Vec<_>>().join(" ");
+                *world.said.lock().expect("no panic").entry(format!("{} {words}", answer.status)).or_default() += 1;
                 assert_eq!(answer.header("x-error-code"), None, "{request}\n{}", answer.head);
                 world.count(&world.refused);
             }
@@ -347,6 +363,9 @@ async fn at_random_for_a_while() {
     assert_eq!(code, Some(0), "SOAK_SEED={seed}: {stderr}{stdout}");
     let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!("{} right, {} refused, {} cut", of(&world.right), of(&world.refused), of(&world.cut));
+    let mut said: Vec<_> = world.said.lock().expect("no panic").clone().into_iter().collect();
+    said.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    said.iter().take(8).for_each(|(words, count)| println!("{count:6} x {words}"));
     assert!(of(&world.right) > 20, "SOAK_SEED={seed}: hardly anything was answered");
 }
 
