@@ -6,6 +6,7 @@
 #   make venvs   the Python clients that tests and demo use, into .venvs/
 #   make fuzz    every decoder of outside bytes, a minute each (FUZZ_SECONDS=60); one: make fuzz ARGS="route"
 #   make soak    everything at once, at random, for SOAK_SECONDS=300; prints its seed, SOAK_SEED plays it again
+#   make bench   beside nginx and the origin, in one run; into bench/results/
 #   make conformance   REDbot (PyPI) and http-cache-tests (npm), compared with tests/conformance/
 #   make lint    rustfmt and clippy, warnings are errors
 #   make clean   removes what these commands built (never ./repos, the cache)
@@ -18,7 +19,7 @@ ARGS   ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.tools/bin
 export PYTHON
 
-.PHONY: run test demo venvs soak fuzz conformance lint clean tools
+.PHONY: run test demo venvs soak bench fuzz conformance lint clean tools
 
 run: tools
 	$(CARGO) build --release --locked
@@ -30,9 +31,15 @@ test: tools venvs
 soak: tools
 	SOAK_SECONDS=$${SOAK_SECONDS:-300} $(CARGO) test --test it --locked -- soak:: --nocapture
 
+bench: tools
+	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --package fake-hub
+	@$(PYTHON) bench/run.py $(ARGS)
+
 demo: tools
 	@$(PYTHON) tests/clients/venvs.py demo
-	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --package fake-hub
 	.venvs/demo/bin/python tests/clients/demo.py --bin target/release
 
 venvs:
