@@ -2,7 +2,7 @@
 
 use fake_hub::{FakeHub, noise};
 
-use crate::harness::Mirror;
+use crate::harness::{Mirror, dingospeed};
 
 const MIB: usize = 1 << 20;
 const SIZE: usize = 20 * MIB + 333;
@@ -143,4 +143,101 @@ async fn a_file_of_dingospeeds_is_served_once_it_is_proven() {
 async fn four_at_once(mirror: &Mirror) -> [crate::harness::Response; 4] {
     let (a, b, c, d) = tokio::join!(mirror.get(FILE), mirror.get(FILE), mirror.get(FILE), mirror.get(FILE));
     [a, b, c, d]
+}
+
+#[tokio::test]
+async fn wrong_bytes_do_not_slip_past_a_limit_in_the_middle() {
+    let (hub, bytes) = hub().await;
+    // Kept before the limit is reached, and never fetched again.
+    let flip = hub.fault("w.bin").on_cdn().times(1).flip(1_000_000);
+    let mirror = Mirror::of(&hub).set("eviction.max_size", "9MiB").start().await;
+    let answer = mirror.get(FILE).await;
+    assert_eq!(flip.hits(), 1);
+    assert!(!answer.whole, "a complete wrong file");
+    let answer = mirror.get(FILE).await;
+    assert!(answer.whole && answer.body == bytes, "the wrong blocks went");
+}
+
+#[tokio::test]
+async fn what_is_removed_while_it_is_read_is_read_to_its_end() {
+    let (hub, bytes) = hub().await;
+    let slow = hub.fault("w.bin").on_cdn().rate(4 << 20);
+    let mirror = Mirror::start(&hub).await;
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    assert_eq!(connection.head("GET").await.expect("an answer").0, 200);
+    let mut got = connection.piece().await.expect("no cut").expect("a first piece").to_vec();
+    let repos = mirror.repos().display().to_string();
+    let (code, stderr, _) = dingospeed(&["rm", "acme/large", "--yes", "--repos", &repos], &[]).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    slow.lift();
+    let rest = async {
+        while let Some(piece) = connection.piece().await.expect("no cut") {
+            got.extend_from_slice(&piece);
+        }
+        got
+    };
+    let got = tokio::time::timeout(std::time::Duration::from_secs(40), rest).await.expect("an end");
+    assert!(got == bytes);
+}
+
+#[tokio::test]
+async fn slow_readers_past_the_disk_leave_turns_to_others() {
+    let (hub, bytes) = hub().await;
+    let mirror = Mirror::of(&hub).set("fetch.connections", 2).start().await;
+    limit_file_size(&mirror, MIB as u64);
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut connection = mirror.connect().await;
+        connection.ask("GET", FILE, &[]).await;
+        slow.push(connection);
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(60), mirror.get(FILE)).await.expect("an end");
+    assert!(answer.whole && answer.body == bytes, "{answer:.0?}");
+    // And those who were slow get theirs.
+    let mut first = slow.swap_remove(0);
+    let first = first.response("GET").await;
+    assert!(first.whole && first.body == bytes, "{first:.0?}");
+}
+
+#[tokio::test]
+async fn a_file_that_was_cut_short_is_found_and_mended() {
+    let (hub, bytes) = hub().await;
+    let oid = hub.model("acme/large").oid("w.bin");
+    let mut mirror = Mirror::start(&hub).await;
+    assert!(mirror.get(FILE).await.body == bytes);
+    mirror.stop().await;
+    let blob = mirror.repos().join("blobs").join(&oid[..2]).join(&oid);
+    std::fs::File::options().write(true).open(&blob).expect("the file").set_len(5 * MIB as u64).expect("cut short");
+    let repos = mirror.repos().display().to_string();
+    let (code, stderr, stdout) = dingospeed(&["verify", "--repos", &repos], &[]).await;
+    assert_eq!(code, Some(1), "{stderr}{stdout}");
+    mirror.restart().await;
+    assert!(mirror.get(FILE).await.body == bytes);
+    hub.clear_log();
+    assert!(mirror.get(FILE).await.body == bytes);
+    assert_eq!(hub.cdn_bytes(), 0, "kept again");
+    let (code, stderr, stdout) = dingospeed(&["verify", "--repos", &repos], &[]).await;
+    assert_eq!(code, Some(0), "{stderr}{stdout}");
+}
+
+#[tokio::test]
+async fn few_descriptors_are_enough() {
+    let hub = FakeHub::start().await;
+    let repo = hub.model("acme/many");
+    for n in 0..300 {
+        repo.file(&format!("f{n}"), format!("content {n}"));
+    }
+    repo.commit("first");
+    let mirror = Mirror::start(&hub).await;
+    // The soft limit as the mirror found it is what it divides; so it is told at the start.
+    let mut limited = Mirror::of(&hub).few_files(300).start().await;
+    drop(mirror);
+    for n in 0..300 {
+        let answer = limited.get(&format!("/acme/many/resolve/main/f{n}")).await;
+        assert_eq!((answer.status, answer.text()), (200, format!("content {n}")));
+    }
+    assert_eq!(limited.get("/metrics").await.status, 200);
+    limited.stop().await;
 }

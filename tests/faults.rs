@@ -530,3 +530,17 @@ async fn a_hung_flight_does_not_keep_others_of_its_object_waiting() {
     assert!(slow.await.expect("no panic").whole);
     hung.abort();
 }
+
+#[tokio::test]
+async fn the_head_does_not_wait_for_a_slow_first_byte() {
+    let s = setup().await;
+    let gate = s.hub.fault("w.bin").on_cdn().hold();
+    let mirror = Mirror::of(&s.hub).set("upstream.read_timeout", "60s").start().await;
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    // Clients give up after 10 s without a byte.
+    let head = tokio::time::timeout(Duration::from_secs(10), connection.head("GET")).await.expect("a head within 10 s");
+    assert_eq!(head.expect("an answer").0, 200);
+    gate.release();
+    assert_eq!(connection.read_body(u64::MAX).await, SIZE as u64);
+}

@@ -24,6 +24,9 @@ pub enum MirrorError {
     /// A kept block does not match its checksum any more; it counts as absent from now on.
     #[error("a block of `{oid}` has rotted on the mirror's disk; ask again to have it fetched anew")]
     Rotten { oid: Oid },
+    /// As many are served past the disk as may be.
+    #[error("the mirror's disk is full or fails, and it serves as many past it as it can; try again later")]
+    Crowded,
     /// Not kept here, and upstream is not asked.
     #[error("not in this mirror's cache, and it runs offline")]
     Offline,
@@ -41,6 +44,7 @@ impl MirrorError {
             }
             MirrorError::Mismatch { .. } => HubError::upstream_broken(&self.to_string()),
             MirrorError::Unverified { .. } => HubError::upstream_unavailable(&self.to_string(), 5),
+            MirrorError::Crowded => HubError::upstream_unavailable(&self.to_string(), 5),
             MirrorError::Rotten { .. } => HubError::upstream_unavailable(&self.to_string(), 1),
             MirrorError::Offline => HubError::offline(),
         }

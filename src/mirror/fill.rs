@@ -263,7 +263,8 @@ impl Fill {
     pub(super) fn verify(self: &Arc<Self>) {
         {
             let mut judging = self.judging();
-            if judging.verifying || self.is_broken() {
+            // A file that was removed meanwhile can still be judged, by those who read it.
+            if judging.verifying || self.flights.over().is_some() {
                 return;
             }
             judging.verifying = true;
@@ -287,7 +288,8 @@ impl Fill {
                     Err(error @ MirrorError::Mismatch { .. }) => fill.flights.end(error),
                     Err(error) => {
                         log::warn!("cannot verify object={} error={error:?}", fill.object.oid());
-                        judging.unjudged = Some(error);
+                        // Not a failure of the disk to get around: what is not judged is not given out.
+                        judging.unjudged = Some(MirrorError::Internal(format!("it cannot be verified: {error}")));
                     }
                 }
                 break;
@@ -328,15 +330,39 @@ impl Fill {
                 self.hash_anew();
                 Ok(())
             }
-            Verdict::Mismatch { found } => {
-                metrics().objects_broken.inc();
-                let reason = format!("the content's hash is {found}");
-                log::warn!("set aside object={} reason={reason:?}", self.object.oid());
-                self.mismatched.entry(*self.object.oid()).and_upsert_with(|count| count.map_or(1, |c| c.into_value() + 1));
-                self.store.quarantine_object(&self.object, &reason)?;
-                Err(MirrorError::Mismatch { oid: *self.object.oid(), found })
-            }
+            Verdict::Mismatch { found } => Err(self.condemn(found)),
         }
+    }
+
+    /// Sets the object aside, whose bytes are not what its name says.
+    fn condemn(&self, found: String) -> MirrorError {
+        metrics().objects_broken.inc();
+        let oid = *self.object.oid();
+        self.mismatched.entry(oid).and_upsert_with(|count| count.map_or(1, |c| c.into_value() + 1));
+        // Whatever becomes of the file: it is wrong, and nobody may be given its end.
+        if let Err(error) = self.store.quarantine_object(&self.object, &format!("the content's hash is {found}")) {
+            log::error!("cannot set aside object={oid}: {error}");
+        }
+        MirrorError::Mismatch { oid, found }
+    }
+
+    /// Ends the fill of an object that proved wrong outside of a verification.
+    pub(super) fn end_as_broken(&self, found: String) -> MirrorError {
+        let error = self.condemn(found);
+        self.flights.end(error.clone());
+        error
+    }
+
+    /// Hashes the object's first `len` bytes, whatever of them is published. Blocking.
+    pub(super) fn hash_start(&self, len: u64) -> Result<ObjectHasher, StoreError> {
+        let mut hasher = ObjectHasher::new(self.object.oid(), self.object.size());
+        let mut buffer = Vec::new();
+        for offset in (0..len).step_by(HASH_PIECE_LEN as usize) {
+            buffer.resize(HASH_PIECE_LEN.min(len - offset) as usize, 0);
+            self.object.read_at(offset, &mut buffer)?;
+            hasher.update(&buffer);
+        }
+        Ok(hasher)
     }
 
     fn hash_anew(&self) {

@@ -1,9 +1,10 @@
 //! What all fills share: turns at upstream, the state of the disk, and the bounds of the configuration.
 
+use super::through::{Parked, Stream};
 use crate::config::WhenClientLeaves;
 use crate::metrics::metrics;
 use crate::store::StoreError;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -12,6 +13,8 @@ pub(super) struct Limits {
     pub(super) turns: Turns,
     /// For readers that are served past the disk, and hold theirs as long as their client takes.
     pub(super) turns_through: Turns,
+    /// Their streams, while their clients are busy.
+    pub(super) parked: Mutex<Vec<Weak<Parked>>>,
     pub(super) disk: Disk,
     pub(super) couriers_max: usize,
     /// In bytes; how many blocks that are differs between objects.
@@ -19,6 +22,43 @@ pub(super) struct Limits {
     /// How long a run is tried without progress.
     pub(super) patience: Duration,
     pub(super) when_client_leaves: WhenClientLeaves,
+}
+
+/// How long a reader past the disk waits for its turn, looking so often whether a stream lies idle that long.
+const THROUGH_WAIT_MAX: Duration = Duration::from_secs(5);
+const THROUGH_LOOK_EVERY: Duration = Duration::from_millis(250);
+const THROUGH_IDLE_MIN: Duration = Duration::from_secs(1);
+
+impl Limits {
+    /// A turn past the disk, perhaps taken from a reader that does not use its own. None when all are in use.
+    pub(super) async fn turn_through(&self) -> Option<Turn> {
+        let waiting = self.turns_through.wait();
+        tokio::pin!(waiting);
+        for _ in 0..THROUGH_WAIT_MAX.as_millis() / THROUGH_LOOK_EVERY.as_millis() {
+            if let Ok(turn) = tokio::time::timeout(THROUGH_LOOK_EVERY, &mut waiting).await {
+                return Some(turn);
+            }
+            let mut parked = self.parked.lock().unwrap_or_else(|e| e.into_inner());
+            parked.retain(|parked| parked.strong_count() > 0);
+            let longest = parked.iter().filter_map(Weak::upgrade).max_by_key(|parked| parked.idle());
+            if let Some(parked) = longest.filter(|parked| parked.idle().is_some_and(|idle| idle >= THROUGH_IDLE_MIN)) {
+                parked.close();
+            }
+        }
+        None
+    }
+
+    /// Leaves a stream where others find it.
+    pub(super) fn park(&self, place: &Arc<Parked>, stream: Stream) {
+        if Arc::weak_count(place) == 0 {
+            let mut parked = self.parked.lock().unwrap_or_else(|e| e.into_inner());
+            if parked.len() == parked.capacity() {
+                parked.retain(|parked| parked.strong_count() > 0);
+            }
+            parked.push(Arc::downgrade(place));
+        }
+        place.put(stream);
+    }
 }
 
 /// Whether the disk took what it was given lately.

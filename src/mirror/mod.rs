@@ -39,8 +39,10 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
-/// Objects used lately stay open, with their marks of what was checked.
+/// Objects used lately stay open, with their marks of what was checked; each is an open file.
 const WARM_OBJECTS_MAX: u64 = 1024;
+/// Nor more than this part of the files that may be open.
+const WARM_PART: u64 = 4;
 const WARM_FOR: Duration = Duration::from_secs(600);
 /// Links remembered as made; more are only looked at again.
 const LINKED_MAX: u64 = 100_000;
@@ -85,6 +87,7 @@ impl Mirror {
         let limits = Limits {
             turns: Turns::new(config.fetch.connections as usize),
             turns_through: Turns::new(config.fetch.connections as usize),
+            parked: Mutex::default(),
             disk: Disk::default(),
             couriers_max: config.fetch.connections_per_object as usize,
             run_size: config.fetch.run_size,
@@ -101,7 +104,7 @@ impl Mirror {
             limits: Arc::new(limits),
             fills: Mutex::default(),
             opening: moka::future::Cache::builder().max_capacity(LINKED_MAX).time_to_live(OPEN_PATIENCE).build(),
-            warm: moka::sync::Cache::builder().max_capacity(WARM_OBJECTS_MAX).time_to_idle(WARM_FOR).build(),
+            warm: moka::sync::Cache::builder().max_capacity(warm_objects_max()).time_to_idle(WARM_FOR).build(),
             mismatched: moka::sync::Cache::builder().max_capacity(LINKED_MAX).time_to_live(MISMATCHED_FOR).build(),
             linked: moka::sync::Cache::new(LINKED_MAX),
         })
@@ -250,10 +253,25 @@ impl Mirror {
         fills.remove(oid);
     }
 
+    /// Lets go of what has been idle for long, also while nobody asks for anything.
+    pub fn tidy(&self) {
+        self.warm.run_pending_tasks();
+        let mut fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
+        fills.retain(|_, fill| fill.strong_count() > 0);
+    }
+
     /// Links were removed: which ones stand must be looked at again.
     pub fn forget_links(&self) {
         self.linked.invalidate_all();
     }
+}
+
+/// How many objects stay open that nobody reads at the moment.
+pub(crate) fn warm_objects_max() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call takes a pointer to the struct above, which outlives it.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0;
+    if known { WARM_OBJECTS_MAX.min(limit.rlim_cur / WARM_PART) } else { WARM_OBJECTS_MAX }
 }
 
 /// Runs what may wait for the disk, where that holds nobody up.

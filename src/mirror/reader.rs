@@ -43,6 +43,8 @@ struct Kept {
     fill: Arc<Fill>,
     /// The wish, once something was absent.
     ticket: Option<u64>,
+    /// Where the span began.
+    began: u64,
     /// The block it read from last; one that was there when the reader came is a hit.
     last_block: Option<u64>,
     /// When it began to wait for the verdict on the whole.
@@ -52,7 +54,11 @@ struct Kept {
 impl Reader {
     pub(super) fn new(fill: Arc<Fill>) -> Reader {
         let span = 0..fill.object.size();
-        Reader { way: Way::Kept(Kept { fill, ticket: None, last_block: None, awaits_verdict_since: None }), span, ready: None }
+        Reader {
+            way: Way::Kept(Kept { fill, ticket: None, began: 0, last_block: None, awaits_verdict_since: None }),
+            span,
+            ready: None,
+        }
     }
 
     pub(super) fn through(through: Through) -> Reader {
@@ -75,6 +81,7 @@ impl Reader {
         }
         if let Way::Kept(kept) = &mut self.way {
             kept.leave();
+            kept.began = span.start;
         }
         self.ready = None;
         self.span = span;
@@ -103,6 +110,11 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// Whether the first bytes are there already.
+    pub fn is_ready(&self) -> bool {
+        self.ready.is_some() || self.span.is_empty()
     }
 
     /// The next bytes, as soon as any are there; `None` at the end of the span. Never fewer than promised: what cannot be
@@ -136,8 +148,18 @@ impl Reader {
         if fill.sources.is_empty() || self.span.is_empty() {
             return Err(error.into());
         }
-        log::info!("serves past the disk object={} from={}", fill.object.oid(), self.span.start);
-        let mut through = Through::new(*fill.object.oid(), fill.object.size(), fill.sources.clone(), fill.limits.clone());
+        let at = self.span.start;
+        log::info!("serves past the disk object={} from={at}", fill.object.oid());
+        // What came from the first byte on is still held to the hash of the whole.
+        let start = match kept.began {
+            0 => {
+                let hashed = fill.clone();
+                let hasher = tokio::task::spawn_blocking(move || hashed.hash_start(at)).await??;
+                Some((hasher, at))
+            }
+            _ => None,
+        };
+        let mut through = Through::after(fill, start);
         let outcome = through.next(self.span.clone()).await;
         self.way = Way::Through(Box::new(through));
         outcome
@@ -205,6 +227,22 @@ impl Kept {
             // Enough is held back of an object without its verdict to keep the client with a trickle.
             let tail = object.size().saturating_sub(TAIL_LEN);
             let end = if position < tail && end > tail && !object.is_verified() { tail } else { end };
+            let mut end = end;
+            if self.began == 0 && end == object.size() && !object.is_complete() {
+                // The last byte of a whole is not given before there is a whole to judge.
+                if object.missing(0..block).is_some() {
+                    return Err(MirrorError::Rotten { oid: *object.oid() });
+                }
+                end -= 1;
+                if end == position {
+                    if self.ticket.is_none() {
+                        self.ticket = Some(fill.want(span.clone()));
+                        continue;
+                    }
+                    changed.await;
+                    continue;
+                }
+            }
             if end > tail && object.is_complete() && !self.verdict_within(TRICKLE_EVERY).await? {
                 let left = object.size() - position;
                 let trickle = TRICKLE_LEN_MAX.min(left.div_ceil(TRICKLE_PART)).min(left - 1).min(end - position);
@@ -227,11 +265,14 @@ impl Kept {
         let keeper = object.clone();
         let outcome = tokio::task::spawn_blocking(move || {
             let whole = keeper.blocks().span(block);
+            let mut loaded = Ok(());
             if !keeper.is_resident(whole.clone()) {
                 keeper.uncheck(block);
-                keeper.load(whole)?;
+                loaded = keeper.load(whole);
             }
-            if keeper.is_checked(block) { Ok(true) } else { keeper.check(block) }
+            // A file that was cut short cannot be loaded, and its lost blocks do not pass the check: they come anew.
+            let usable = keeper.is_checked(block) || keeper.check(block)?;
+            if usable { loaded.map(|()| true) } else { Ok(false) }
         });
         let usable = outcome.await??;
         if !usable {

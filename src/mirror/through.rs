@@ -4,6 +4,7 @@
 //! fast as its client. A whole object is still proven before its last bytes go out; parts of one cannot be.
 
 use super::error::MirrorError;
+use super::fill::Fill;
 use super::limits::{Limits, Turn};
 use super::sources::Sources;
 use crate::hub::Oid;
@@ -12,8 +13,8 @@ use crate::source::{Body, SourceError};
 use crate::store::ObjectHasher;
 use bytes::Bytes;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Where upstream ignores ranges, so many bytes are read and thrown away to come to the wanted ones; not more.
 const SKIP_LEN_MAX: u64 = 64 << 20;
@@ -23,14 +24,17 @@ pub(super) struct Through {
     size: u64,
     sources: Arc<Sources>,
     limits: Arc<Limits>,
-    stream: Option<Stream>,
+    /// The running answer of upstream's, between two pieces.
+    parked: Arc<Parked>,
     /// Of all bytes from the first one on, as long as they came in order.
     hasher: Option<ObjectHasher>,
     hashed: u64,
+    /// Whose start was read before: it goes too if the whole is wrong.
+    fill: Option<Arc<Fill>>,
 }
 
 /// A running answer of upstream's.
-struct Stream {
+pub(super) struct Stream {
     body: Body,
     /// Bytes that come before `next`.
     skip: u64,
@@ -39,11 +43,44 @@ struct Stream {
     _turn: Turn,
 }
 
+/// Where a stream waits for its client to come back. Others may take it away if that lasts: a client that is slow must not hold
+/// a turn that it does not use.
+#[derive(Default)]
+pub(super) struct Parked(Mutex<Option<(Stream, Instant)>>);
+
+impl Parked {
+    pub(super) fn put(&self, stream: Stream) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((stream, Instant::now()));
+    }
+
+    fn take(&self) -> Option<Stream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map(|(stream, _)| stream)
+    }
+
+    /// How long the stream has waited, if one is here.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, since)| since.elapsed())
+    }
+
+    /// Closes the stream; its owner opens another one where it was.
+    pub(super) fn close(&self) {
+        drop(self.take());
+    }
+}
+
 impl Through {
     pub(super) fn new(oid: Oid, size: u64, sources: Arc<Sources>, limits: Arc<Limits>) -> Through {
         metrics().served_through.inc();
         let hasher = Some(ObjectHasher::new(&oid, size));
-        Through { oid, size, sources, limits, stream: None, hasher, hashed: 0 }
+        Through { oid, size, sources, limits, parked: Arc::default(), hasher, hashed: 0, fill: None }
+    }
+
+    /// Goes on where the store could not: after `hashed` bytes that `hasher` has seen, or somewhere within (`None`).
+    pub(super) fn after(fill: Arc<Fill>, start: Option<(ObjectHasher, u64)>) -> Through {
+        let mut through = Through::new(*fill.object.oid(), fill.object.size(), fill.sources.clone(), fill.limits.clone());
+        (through.hasher, through.hashed) = start.map_or((None, 0), |(hasher, hashed)| (Some(hasher), hashed));
+        through.fill = Some(fill);
+        through
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -65,7 +102,6 @@ impl Through {
                 Ok(bytes) => return self.prove(span.start, bytes).map(Some),
                 Err(error) => error,
             };
-            self.stream = None;
             fruitless += 1;
             let left = self.limits.patience.saturating_sub(since.elapsed());
             let Some(wait) = error.retry_wait(fruitless).filter(|wait| *wait <= left) else { return Err(error) };
@@ -74,10 +110,10 @@ impl Through {
     }
 
     async fn piece(&mut self, span: &Range<u64>) -> Result<Bytes, MirrorError> {
-        let stream = match self.stream.take() {
+        let mut stream = match self.parked.take() {
             Some(stream) if stream.next == span.start && stream.end == span.end => stream,
             _ => {
-                let turn = self.limits.turns_through.wait().await;
+                let turn = self.limits.turn_through().await.ok_or(MirrorError::Crowded)?;
                 let (body, starts_at) = self.sources.open(span.clone(), self.size).await?;
                 let skip = span.start - starts_at;
                 if skip > SKIP_LEN_MAX {
@@ -87,7 +123,6 @@ impl Through {
                 Stream { body, skip, next: span.start, end: span.end, _turn: turn }
             }
         };
-        let stream = self.stream.insert(stream);
         while let Some(chunk) = stream.body.chunk().await? {
             metrics().received("block", chunk.len() as u64);
             let skipped = stream.skip.min(chunk.len() as u64);
@@ -95,8 +130,12 @@ impl Through {
             let wanted = &chunk[skipped as usize..];
             let wanted = &wanted[..wanted.len().min((stream.end - stream.next) as usize)];
             if !wanted.is_empty() {
-                stream.next += wanted.len() as u64;
-                return Ok(Bytes::copy_from_slice(wanted));
+                let piece = Bytes::copy_from_slice(wanted);
+                stream.next += piece.len() as u64;
+                if stream.next < stream.end {
+                    self.limits.park(&self.parked, stream);
+                }
+                return Ok(piece);
             }
         }
         let cause = format!("the body ended at byte {} instead of {}", stream.next, stream.end);
@@ -115,7 +154,10 @@ impl Through {
             return Ok(bytes);
         }
         match self.hasher.take().map(ObjectHasher::matches) {
-            Some(Err(found)) => Err(MirrorError::Mismatch { oid: self.oid, found }),
+            Some(Err(found)) => Err(match &self.fill {
+                Some(fill) => fill.end_as_broken(found),
+                None => MirrorError::Mismatch { oid: self.oid, found },
+            }),
             _ => Ok(bytes),
         }
     }

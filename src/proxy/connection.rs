@@ -17,7 +17,7 @@ use pingora_proxy::Session;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -40,6 +40,8 @@ pub(super) struct Connection {
     send_timeout: Duration,
     stall: Option<Stall>,
     broken: bool,
+    /// What is written next leaves at once, for what follows it may take long.
+    hurries: AtomicBool,
 }
 
 /// Nothing has been read of the next request yet; pingora's keep-alive timeout runs.
@@ -69,6 +71,7 @@ impl Connection {
             send_timeout,
             stall: None,
             broken: false,
+            hurries: AtomicBool::new(false),
         }
     }
 
@@ -80,6 +83,13 @@ impl Connection {
     /// Notes that the session's request has been answered; what is read from here on belongs to the next.
     pub(super) fn request_is_done(session: &Session) {
         Connection::set_phase(session, IDLE);
+    }
+
+    /// Sends the next head at once. Pingora leaves it in a buffer until the body begins.
+    pub(super) fn hurry(session: &Session) {
+        if let Some(connection) = session.stream().and_then(|stream| (**stream).as_any().downcast_ref::<Connection>()) {
+            connection.hurries.store(true, Ordering::Relaxed);
+        }
     }
 
     fn set_phase(session: &Session, phase: u8) {
@@ -180,6 +190,10 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        if matches!(written, Poll::Ready(Ok(_))) && self.hurries.swap(false, Ordering::Relaxed) {
+            // A socket that is full already needs no hurry.
+            let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        }
         self.patiently(cx, written)
     }
 

@@ -212,7 +212,12 @@ impl HubProxy {
                 reader.prepare(span).await.map(|()| reader)
             };
             ctx.reader = match prepared.await {
-                Ok(reader) => Some(reader),
+                Ok(reader) => {
+                    if !reader.is_ready() {
+                        Connection::hurry(session);
+                    }
+                    Some(reader)
+                }
                 Err(error) => return Err(self.explain(error, &file, token).await),
             };
         }

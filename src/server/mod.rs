@@ -20,7 +20,7 @@ use crate::{
     admin::Desk,
     config::Config,
     limits::Limits,
-    mirror::Mirror,
+    mirror::{Mirror, warm_objects_max},
     proxy::{Front, HubProxy},
     store::{Store, StoreError, StoreOptions},
 };
@@ -69,6 +69,9 @@ pub enum ServeError {
     #[error("{directory} is in use by another process, which does not say where it listens ({holder}); try again in a moment")]
     Silent { directory: String, holder: String },
 }
+
+/// How often the mirror lets go of what has been idle for long.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// How a server that had started came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +124,7 @@ async fn serve(
     let address = socket.address();
     let mirror = Mirror::new(config, store.clone());
     keeper::introduce(config, &store, &mirror);
+    let tidied = mirror.clone();
     let limits = Arc::new(Limits::new(&config.server));
     let desk = pingora_proxy::http_proxy(&pingora_conf(), HubProxy::new(config, mirror, limits.clone()));
     let front = Front::new(desk, limits, &config.server, connections_max(config));
@@ -136,6 +140,12 @@ async fn serve(
     }
     // Dropped too; these two may end at any time.
     let mut services_aside = JoinSet::new();
+    services_aside.spawn(async move {
+        loop {
+            tokio::time::sleep(TIDY_EVERY).await;
+            tidied.tidy();
+        }
+    });
     services_aside.spawn(keeper::watch(store.clone(), config.eviction.interval));
     match Desk::open(store.clone()) {
         Ok(desk) => drop(services_aside.spawn(desk.serve())),
@@ -234,7 +244,7 @@ fn file_limit() -> Option<libc::rlimit> {
 /// Returns how many clients may be connected before files could run out, when each of them reads another object.
 fn connections_max(config: &Config) -> u64 {
     let limit = file_limit().map_or(u64::MAX, |limit| limit.rlim_cur);
-    let others = FILES_BESIDE + UPSTREAM_IDLE_MAX as u64 + config.fetch.connections;
+    let others = FILES_BESIDE + UPSTREAM_IDLE_MAX as u64 + 2 * config.fetch.connections + warm_objects_max();
     let room = (limit.saturating_sub(others) / 2).max(CONNECTIONS_LEAST);
     if room < config.server.connections {
         log::info!("server.connections is {room} and not {}: only {limit} files may be open", config.server.connections);

@@ -127,6 +127,10 @@ impl<F: FileLayer> BlockFile<F> {
                 Fill::HeaderOnly if ObjectHasher::new(oid, 0).matches().is_ok() => {
                     Ok(Opened::Foreign(Foreign::new(layer, oid, header)))
                 }
+                // Blocks were here, and without checksums nobody knows what became of them.
+                fill if Bitmap::from_mask(&mask, block_count).count() > 0 => {
+                    Err(StoreError::corrupt(oid, format!("{fault} and is not complete ({fill:?})")))
+                }
                 fill => Ok(Opened::Nothing { why: format!("{fault} and is not complete ({fill:?})") }),
             },
         }

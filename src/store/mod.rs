@@ -314,7 +314,12 @@ impl Store {
     /// Opens the file of `oid` if there is one that counts; a corrupt one is set aside.
     fn open_kept(&self, oid: &Oid) -> Result<Option<Object>, StoreError> {
         let path = self.place.blob(oid);
-        let file = match place::open_quietly(&path, true) {
+        let opened = place::open_quietly(&path, true).or_else(|error| match error.kind() {
+            // What is there can still be read; what would be written fails when it comes to that.
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => place::open_quietly(&path, false),
+            _ => Err(error),
+        });
+        let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("open", path.display(), error)),

@@ -80,14 +80,18 @@ impl Place {
     pub(super) fn set_aside(&self, from: &Path, name: &str, reason: &str) -> Result<bool, StoreError> {
         // One copy of a name, the latest: an upstream that lies again and again must not fill the disk.
         let to = self.root.join("quarantine").join(format!("{}.blob", file_name(name)));
-        match fs::rename(from, &to) {
+        // The directory may have been removed by people; then the file is still where it was.
+        match self.rename(from, &to) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(StoreError::io("set aside", from.display(), error)),
         }
         log::warn!("set aside file={} to={} reason={reason:?}", from.display(), to.display());
         let note = to.with_extension("reason");
-        fs::write(&note, format!("{reason}\n")).map_err(|error| StoreError::io("write", note.display(), error))?;
+        if let Err(error) = fs::write(&note, format!("{reason}\n")) {
+            // The log has the reason as well; the file is out of the way, which is what counts.
+            log::warn!("cannot write {}: {error}", note.display());
+        }
         Ok(true)
     }
 

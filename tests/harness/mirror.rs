@@ -41,6 +41,7 @@ pub(crate) struct MirrorOptions {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     repos: Option<PathBuf>,
+    files_max: Option<u64>,
 }
 
 impl MirrorOptions {
@@ -63,6 +64,12 @@ impl MirrorOptions {
     /// Asks this upstream instead of the Hub it was made for.
     pub(crate) fn upstream(mut self, url: &str) -> MirrorOptions {
         self.upstream = url.to_owned();
+        self
+    }
+
+    /// Lets it open so many files and no more.
+    pub(crate) fn few_files(mut self, count: u64) -> MirrorOptions {
+        self.files_max = Some(count);
         self
     }
 
@@ -98,12 +105,12 @@ impl Mirror {
 
     /// Begins a mirror of this Hub.
     pub(crate) fn of(hub: &FakeHub) -> MirrorOptions {
-        MirrorOptions { upstream: hub.url(), arguments: Vec::new(), environment: Vec::new(), repos: None }
+        MirrorOptions { upstream: hub.url(), arguments: Vec::new(), environment: Vec::new(), repos: None, files_max: None }
     }
 
     /// Begins a mirror of whatever answers at this URL.
     pub(crate) fn of_url(url: &str) -> MirrorOptions {
-        MirrorOptions { upstream: url.to_owned(), arguments: Vec::new(), environment: Vec::new(), repos: None }
+        MirrorOptions { upstream: url.to_owned(), arguments: Vec::new(), environment: Vec::new(), repos: None, files_max: None }
     }
 
     /// Returns the address as a URL without a trailing slash: what `HF_ENDPOINT` is set to.
@@ -246,6 +253,16 @@ impl Mirror {
             .stdout(Stdio::null())
             .stderr(log)
             .kill_on_drop(true);
+        if let Some(count) = self.options.files_max {
+            let limit = libc::rlimit { rlim_cur: count, rlim_max: count };
+            // SAFETY: between fork and exec it makes one system call and touches no memory but the copied limit.
+            unsafe {
+                command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                });
+            }
+        }
         let mut child = command.spawn().expect("the binary starts");
         let began = Instant::now();
         loop {
