@@ -4,6 +4,7 @@
 
 mod harness; // the mirror as a process, an HTTP client that hides nothing, Python
 
+mod access; // who may read what, in every state of repo, caller and cache; and while the Hub is down
 mod api; // the API's listings and small answers, refusals and their codes, gates
 mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos and every error class
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
