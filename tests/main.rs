@@ -19,6 +19,7 @@ mod fuzz; // the fuzz targets' entry points on stable, a moment each
 mod hostile; // clients that mean harm: slow, greedy, malformed, many
 mod keeper; // ls, rm, verify, gc and pin, beside a server and alone
 mod matrix; // every fault of upstream against every way of asking
+mod offline; // whole repos for every generation of clients without the Hub, after a restart, and what was pulled
 mod process; // one process per directory, signals, numbers, log
 mod pull;
 mod tidy; // the rooms of src/ and who may call whom // dingospeed pull, alone and beside a server

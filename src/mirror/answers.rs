@@ -20,6 +20,8 @@ const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const AGENTS_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Identical questions within this time are one.
 const COALESCED_FOR: Duration = Duration::from_secs(1);
+/// Pages remembered as those that a `Link` led to.
+pub(super) const LED_TO_MAX: u64 = 100_000;
 /// Bytes of answers on their way; only to share them.
 const COALESCED_LEN_MAX: u64 = 128 << 20;
 /// Switches whose answers are kept, besides pages (`cursor`, `p`).
@@ -81,6 +83,14 @@ impl Mirror {
     /// What is kept of a repo is what those who may read it see: never masked, and given only to callers whom [`crate::access`]
     /// lets in. So all of them share one copy, and callers who are not let in have upstream asked for themselves.
     pub async fn answer(&self, question: &Question) -> Result<Arc<Answer>, HubError> {
+        let answer = self.answer_once(question).await?;
+        if let Some(next) = next_of(&answer.headers, &question.route) {
+            self.led_to.insert(next, ());
+        }
+        Ok(answer)
+    }
+
+    async fn answer_once(&self, question: &Question) -> Result<Arc<Answer>, HubError> {
         let target = question.target.upstream_path_and_query();
         let keep = self.keep(&question.route, &target, question.target.query());
         let mut kept = match &keep {
@@ -147,7 +157,9 @@ impl Mirror {
             Some(_) => FOREVER,
             None => self.config.freshness.revision,
         };
-        if !query.split('&').all(|pair| pair.is_empty() || is_kept(pair)) {
+        // The Hub's links name a page's length too. A client could invent any number of them.
+        let is_led_to = || self.led_to.contains_key(target);
+        if !query.split('&').all(|pair| pair.is_empty() || is_kept(pair)) && !is_led_to() {
             return None;
         }
         let of = |repo: &RepoId, name: &str, fresh_for| Some(Keep { key: RecordKey::of_repo(repo, name, target), fresh_for });
@@ -311,6 +323,13 @@ fn is_kept(pair: &str) -> bool {
         "p" => value.len() <= 4 && value.bytes().all(|b| b.is_ascii_digit()),
         _ => SWITCHES_KEPT.contains(&key) && matches!(value, "true" | "false" | "1" | "0"),
     }
+}
+
+/// The target of the page after the one with these headers.
+pub(super) fn next_of(headers: &[(String, String)], route: &Route) -> Option<String> {
+    let (_, link) = headers.iter().find(|(name, value)| name == "link" && value.contains("rel=\"next\""))?;
+    let url = link.split_once('<')?.1.split_once('>')?.0;
+    Some(ApiTarget::new(route, url).upstream_path_and_query())
 }
 
 fn commit_of(answer: &Answer) -> Option<Commit> {

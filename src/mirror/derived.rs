@@ -5,7 +5,7 @@
 //! just these words: each generation of clients asks the same things in its own way. Nothing is invented; what the kept
 //! answers do not hold (last changes of files, scans) is not answered here.
 
-use super::answers::{Answer, Question};
+use super::answers::{Answer, Question, next_of};
 use super::{Mirror, MirrorError, blocking};
 use crate::hub::{ApiTarget, Commit, FilePath, HubError, RepoId, Revision, Route};
 use crate::store::{Record, RecordKey};
@@ -198,7 +198,7 @@ impl Mirror {
             if len > LISTING_LEN_MAX || pages.iter().any(|known| known.target == asked) {
                 return None;
             }
-            target = next_of(&page, &route);
+            target = next_of(&page.headers, &route);
             pages.push(page);
         }
         let read = move || {
@@ -272,13 +272,6 @@ fn pairs(text: &str) -> Vec<(String, String)> {
 
 fn is_yes(value: &str) -> bool {
     matches!(value, "true" | "True" | "1")
-}
-
-/// The target of the page after this one.
-fn next_of(page: &Record, route: &Route) -> Option<String> {
-    let (_, link) = page.headers.iter().find(|(name, value)| name == "link" && value.contains("rel=\"next\""))?;
-    let url = link.split_once('<')?.1.split_once('>')?.0;
-    Some(ApiTarget::new(route, url).upstream_path_and_query())
 }
 
 fn answer(content_type: &str, body: Vec<u8>) -> Answer {
