@@ -213,7 +213,9 @@ impl Mirror {
             let cause = format!("{target}: {cause}");
             SourceError::Broken { host: self.origin.base(), cause }
         })?;
-        let masked = answer.status == 200 && self.learn(question, &answer, authoritative).await? == Learned::Masked;
+        // Looked for in all that may be kept: a listing of a branch, or files in an info, teach nothing and may be masked.
+        let learned = if answer.status == 200 { self.learn(question, &answer, authoritative).await? } else { Learned::Nothing };
+        let masked = learned == Learned::Masked || (keep.is_some() && is_masked(&answer.body));
         let shareable = match question.route.repo() {
             Some(repo) => answer.status == 200 && !masked && keep.is_some() && self.is_reader(repo, token).await,
             None => answer.status == 200,
@@ -262,9 +264,6 @@ impl Mirror {
                 if let (Some(sha), Some(revision)) = (facts.sha, revision) {
                     self.learn_revision(repo, revision, sha).await;
                 }
-                if is_masked(&answer.body) {
-                    return Ok(Learned::Masked);
-                }
             }
             Route::Tree { repo, revision, path } => {
                 let Some(commit) = revision.as_commit().or_else(|| commit_of(answer)) else { return Ok(Learned::Nothing) };
@@ -299,7 +298,7 @@ fn is_shared(route: &Route) -> bool {
     )
 }
 
-/// Whether ids are hidden in an answer that is no listing (`?blobs=true`).
+/// Whether ids are hidden in an answer.
 fn is_masked(body: &[u8]) -> bool {
     const MASK: &[u8] = b"\"****************************************************************\"";
     body.windows(MASK.len()).any(|window| window == MASK)

@@ -74,8 +74,7 @@ impl Mirror {
         }
         let chosen: Vec<&RawValue> = match &wanted {
             Wanted::Paths(paths) => {
-                let by_path: HashMap<&str, &RawValue> =
-                    tree.iter().map(|(path, entry)| (path.as_str(), &**entry)).collect();
+                let by_path: HashMap<&str, &RawValue> = tree.iter().map(|(path, entry)| (path.as_str(), &**entry)).collect();
                 paths.iter().filter_map(|path| by_path.get(path.trim_matches('/')).copied()).collect()
             }
             Wanted::Below { directory, recursive } => {
@@ -83,8 +82,7 @@ impl Mirror {
                 let is_wanted = |path: &str| {
                     path.strip_prefix(&prefix).is_some_and(|rest| !rest.is_empty() && (*recursive || !rest.contains('/')))
                 };
-                let below: Vec<&RawValue> =
-                    tree.iter().filter(|(path, _)| is_wanted(path)).map(|(_, entry)| &**entry).collect();
+                let below: Vec<&RawValue> = tree.iter().filter(|(path, _)| is_wanted(path)).map(|(_, entry)| &**entry).collect();
                 if let Some(directory) = directory.as_ref().filter(|_| below.is_empty()) {
                     return Some(Err(HubError::directory_not_found(directory, revision)));
                 }
@@ -275,10 +273,5 @@ fn is_yes(value: &str) -> bool {
 }
 
 fn answer(content_type: &str, body: Vec<u8>) -> Answer {
-    Answer {
-        status: 200,
-        headers: vec![("content-type".to_owned(), content_type.to_owned())],
-        body: body.into(),
-        from: "store",
-    }
+    Answer { status: 200, headers: vec![("content-type".to_owned(), content_type.to_owned())], body: body.into(), from: "store" }
 }

@@ -114,11 +114,7 @@ impl Refs {
         self.change_accepted(repo, |accepted| accepted.remove(mark).is_some())
     }
 
-    fn change_accepted(
-        &self,
-        repo: &RepoId,
-        change: impl FnOnce(&mut HashMap<String, u64>) -> bool,
-    ) -> Result<(), StoreError> {
+    fn change_accepted(&self, repo: &RepoId, change: impl FnOnce(&mut HashMap<String, u64>) -> bool) -> Result<(), StoreError> {
         let _accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.accepted_path(repo);
         let mut file: AcceptedFile = self.get(&path)?.unwrap_or_default();
