@@ -86,6 +86,9 @@ async fn survives(client: Client) {
             let absent = &told["absent"][format!("acme/tiny/{path}")];
             assert!(is(absent, "EntryNotFoundError") && !is(absent, "LocalEntryNotFoundError"), "{trouble}: {path}: {absent:#}");
         }
+        // What transformers asks of every model.
+        let directory = mirror.get("/api/models/acme/tiny/tree/main/additional_chat_templates?recursive=false").await;
+        assert_eq!((directory.status, directory.header("x-error-code")), (404, Some("EntryNotFound")), "{trouble}");
         assert_is_trouble(&told["unknown"]["acme/unknown"], trouble);
         assert_says_so(&mirror, trouble).await;
         assert_no_client_waited_too_long(&mirror, trouble);

@@ -43,7 +43,21 @@ impl Mirror {
     /// Answers while upstream cannot be asked. None if what is kept says nothing about it; an error if it says no.
     pub(super) async fn derived_anyhow(&self, question: &Question) -> Option<Result<Answer, HubError>> {
         match &question.route {
-            Route::Tree { repo, revision, .. } | Route::PathsInfo { repo, revision } => {
+            Route::Tree { repo, revision, path } => {
+                let commit = self.last_commit(repo, revision).await?;
+                if let Some(listed) = self.listed(question, repo, revision, commit).await {
+                    return Some(listed);
+                }
+                // Clients that never list still learn which directories there are not: transformers looks for some.
+                let directory = path.as_ref()?;
+                let below = format!("{}/", directory.as_str());
+                if self.file_names(repo, commit).await?.iter().any(|name| name.starts_with(&below)) {
+                    return None;
+                }
+                let admitted = self.access.check(repo, question.token.as_ref()).await;
+                Some(admitted.and_then(|_| Err(HubError::directory_not_found(directory, revision))))
+            }
+            Route::PathsInfo { repo, revision } => {
                 let commit = self.last_commit(repo, revision).await?;
                 self.listed(question, repo, revision, commit).await
             }
@@ -139,13 +153,16 @@ impl Mirror {
         Some(())
     }
 
-    /// Whether the kept facts of a commit, which name all its files, lack this one.
+    /// Whether the kept facts of a commit, which name all its files, lack this one. For callers who may read the repo.
     pub(super) async fn is_certainly_absent(&self, repo: &RepoId, commit: Commit, path: &FilePath) -> bool {
-        let Some(info) = self.kept_info(repo, commit).await else { return false };
-        let Some(siblings) = info.get("siblings").and_then(Value::as_array).filter(|files| !files.is_empty()) else {
-            return false;
-        };
-        !siblings.iter().any(|sibling| sibling.get("rfilename").and_then(Value::as_str) == Some(path.as_str()))
+        self.file_names(repo, commit).await.is_some_and(|names| !names.iter().any(|name| name == path.as_str()))
+    }
+
+    /// The names of all files of a commit, as its kept facts tell them.
+    async fn file_names(&self, repo: &RepoId, commit: Commit) -> Option<Vec<String>> {
+        let info = self.kept_info(repo, commit).await?;
+        let siblings = info.get("siblings").and_then(Value::as_array).filter(|files| !files.is_empty())?;
+        siblings.iter().map(|sibling| Some(sibling.get("rfilename")?.as_str()?.to_owned())).collect()
     }
 
     /// The commit of a revision, as upstream told it last.
