@@ -2,11 +2,12 @@
 //!
 //! Knows repos, tokens (by keyed hash only) and verdicts; never HTTP responses. Enter by [`Access::check`].
 
-use crate::config::Config;
-use crate::hub::{HubError, RepoFacts, RepoId, parse_info};
+use crate::config::{Config, WhenUpstreamIsDown};
+use crate::hub::{FilePath, HubError, RepoFacts, RepoId, parse_info};
 use crate::mirror::{KEPT_PATIENCE, MirrorError, refused};
 use crate::source::{Origin, SourceError, Token};
-use crate::store::Store;
+use crate::store::{Refs, Store, StoreError};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use http::Method;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,6 +27,8 @@ enum Verdict {
 
 /// How long a no is remembered: those who ask for access and get it do not want to wait.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
+/// How long a yes holds that was only remembered, because upstream could not be asked; then it is tried again.
+const GRACED_FOR: Duration = Duration::from_secs(10);
 
 /// Why a caller may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,19 +37,32 @@ pub enum Admission {
     Open,
     /// Upstream accepted this caller.
     Caller,
+    /// Upstream accepted the operator, who shares the repo with every caller; see [`Access::acting`].
+    Operator,
 }
 
 /// Remembers what upstream said about callers and repos.
+///
+/// In memory for `freshness.access`, by a hash of this process's own. On disk for when upstream cannot be asked: whether a
+/// repo is open, and when which callers were accepted, by a hash with the directory's secret.
 pub struct Access {
     origin: Arc<Origin>,
     store: Arc<Store>,
+    /// The directory's secret, read when it is first needed; none when that fails, and then nobody is remembered.
+    secret: tokio::sync::OnceCell<Option<[u8; 32]>>,
     offline: bool,
-    /// How old what was kept may be.
+    /// How old what was kept of open repos may be.
     stale: Duration,
+    /// How long ago a caller may have been accepted to be let in while upstream cannot be asked; none for never.
+    grace: Option<Duration>,
+    /// Repos that the operator's token opens to all.
+    operators: GlobSet,
     /// Whether anybody may read a repo.
     open: moka::future::Cache<RepoId, bool>,
     /// Callers whom upstream let read a repo.
     accepted: moka::future::Cache<(RepoId, [u8; 32]), ()>,
+    /// Callers whom it had accepted lately, when it could not be asked.
+    graced: moka::future::Cache<(RepoId, [u8; 32]), ()>,
     /// Callers whom it did not, for a moment: one download asks for many files.
     refused: moka::future::Cache<(RepoId, [u8; 32]), HubError>,
 }
@@ -54,13 +70,26 @@ pub struct Access {
 impl Access {
     pub(crate) fn new(config: &Config, origin: Arc<Origin>, store: Arc<Store>) -> Access {
         let ttl = config.freshness.access;
+        let operators = operators(&config.access.operator_repos);
+        if !operators.is_empty() && !origin.has_operator_token() {
+            log::warn!("access.operator_repos names repos, but there is no upstream.token that could open them");
+        }
         Access {
             origin,
             store,
+            secret: tokio::sync::OnceCell::new(),
             offline: config.upstream.offline,
             stale: config.freshness.stale,
+            grace: match (config.access.when_upstream_is_down, config.upstream.offline) {
+                (WhenUpstreamIsDown::Deny, _) => None,
+                // Nobody could renew a yes; a bound would only say when the whole directory goes dark.
+                (WhenUpstreamIsDown::Accepted, true) => Some(Duration::MAX),
+                (WhenUpstreamIsDown::Accepted, false) => Some(config.access.grace),
+            },
+            operators,
             open: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
             accepted: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
+            graced: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(GRACED_FOR)).build(),
             refused: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(REFUSED_FOR)).build(),
         }
     }
@@ -70,34 +99,85 @@ impl Access {
         if self.is_open(repo).await? {
             return Ok(Admission::Open);
         }
+        if let Some(operator) = self.operator_of(repo)
+            && self.is_accepted(repo, Some(operator)).await.is_ok()
+        {
+            return Ok(Admission::Operator);
+        }
+        self.is_accepted(repo, token).await.map(|()| Admission::Caller)
+    }
+
+    /// The token under which an admitted caller's questions go upstream: its own, or the operator's.
+    pub fn acting(&self, repo: &RepoId, admission: Admission, token: Option<&Token>) -> Option<Token> {
+        match admission {
+            Admission::Operator => self.operator_of(repo).cloned(),
+            Admission::Open | Admission::Caller => token.cloned(),
+        }
+    }
+
+    /// Whether the operator shares this repo with all callers, if upstream lets the operator.
+    pub fn is_operators(&self, repo: &RepoId) -> bool {
+        self.operator_of(repo).is_some()
+    }
+
+    fn operator_of(&self, repo: &RepoId) -> Option<&Token> {
+        self.origin.operator_token().filter(|_| self.operators.is_match(repo.to_string()))
+    }
+
+    async fn is_accepted(&self, repo: &RepoId, token: Option<&Token>) -> Result<(), HubError> {
         let key = (repo.clone(), Token::fingerprint(token));
         if let Some(refusal) = self.refused.get(&key).await {
             return Err(refusal);
         }
+        if self.graced.contains_key(&key) {
+            return Ok(());
+        }
         let asked = self.accepted.try_get_with(key.clone(), async {
-            match self.ask(repo, token, Duration::MAX).await {
+            let is_remembered = self.is_remembered(repo, token).await;
+            let patience = if is_remembered { KEPT_PATIENCE } else { Duration::MAX };
+            match self.ask(repo, token, patience).await {
                 Ok(()) => {
                     // From now on something of it may be kept, which this guards, whoever is upstream later.
                     self.keep(repo, Verdict::Closed).await;
+                    self.remember(repo, token).await;
                     Ok(())
                 }
-                Err(error) => Err(error.to_hub()),
+                Err(MirrorError::Source(error @ SourceError::Refused { .. })) => {
+                    self.forget(repo, token).await;
+                    Err(No { error: error.to_hub(), graced: false })
+                }
+                Err(error) => Err(No { error: cannot_ask(repo, &error), graced: is_remembered }),
             }
         });
         match asked.await {
-            Ok(()) => Ok(Admission::Caller),
-            Err(error) => {
-                if matches!(error.status, 401 | 403 | 404) {
-                    self.refused.insert(key, (*error).clone()).await;
+            Ok(()) => Ok(()),
+            Err(no) if no.graced => {
+                log::info!("let in repo={repo} although upstream cannot be asked, which accepted this caller lately");
+                self.graced.insert(key, ()).await;
+                Ok(())
+            }
+            Err(no) => {
+                if matches!(no.error.status, 401 | 403 | 404) {
+                    self.refused.insert(key, no.error.clone()).await;
                 }
-                Err((*error).clone())
+                Err(no.error.clone())
             }
         }
     }
 
+    /// Whether a file is of those that the Hub shows of a gated repo to all. A cheap first look, so that a caller who was
+    /// refused does not have every file asked for: upstream's word on the file decides.
+    pub fn may_be_shown(refusal: &HubError, path: &FilePath) -> bool {
+        let name = path.file_name();
+        let is_shown = name.starts_with(".git") || name.ends_with(".md") || name.starts_with("LICENSE");
+        refusal.code == Some("GatedRepo") && is_shown
+    }
+
     /// Forgets what upstream said about a caller, and whether the repo is open: it has just said otherwise.
     pub async fn doubt(&self, repo: &RepoId, token: Option<&Token>) {
-        self.accepted.invalidate(&(repo.clone(), Token::fingerprint(token))).await;
+        let key = (repo.clone(), Token::fingerprint(token));
+        self.accepted.invalidate(&key).await;
+        self.graced.invalidate(&key).await;
         self.open.invalidate(repo).await;
     }
 
@@ -111,8 +191,14 @@ impl Access {
                     self.keep(repo, Verdict::Open).await;
                     Ok(true)
                 }
-                (Err(MirrorError::Source(SourceError::Refused { .. })), _) => {
+                (Err(MirrorError::Source(error @ SourceError::Refused { .. })), _) => {
                     self.keep(repo, Verdict::Refused).await;
+                    // The same question as a caller without a token has.
+                    let key = (repo.clone(), Token::fingerprint(None));
+                    let refusal = error.to_hub();
+                    if matches!(refusal.status, 401 | 403 | 404) {
+                        self.refused.insert(key, refusal).await;
+                    }
                     Ok(false)
                 }
                 (Err(_), Some(open)) => Ok(open),
@@ -207,6 +293,48 @@ impl Access {
         }
     }
 
+    /// Whether upstream accepted the caller lately enough to do without it now.
+    async fn is_remembered(&self, repo: &RepoId, token: Option<&Token>) -> bool {
+        let (Some(grace), Some(mark)) = (self.grace, self.mark(repo, token).await) else { return false };
+        let (store, repo) = (self.store.clone(), repo.clone());
+        let at = tokio::task::spawn_blocking(move || store.refs().get_accepted(&repo, &mark)).await;
+        let Ok(Ok(Some(at))) = at else { return false };
+        SystemTime::now().duration_since(at).unwrap_or_default() < grace
+    }
+
+    async fn remember(&self, repo: &RepoId, token: Option<&Token>) {
+        self.change(repo, token, |refs, repo, mark| refs.put_accepted(repo, mark, SystemTime::now())).await;
+    }
+
+    async fn forget(&self, repo: &RepoId, token: Option<&Token>) {
+        self.change(repo, token, Refs::remove_accepted).await;
+    }
+
+    async fn change(
+        &self,
+        repo: &RepoId,
+        token: Option<&Token>,
+        change: impl FnOnce(&Refs, &RepoId, &str) -> Result<(), StoreError> + Send + 'static,
+    ) {
+        let Some(mark) = self.mark(repo, token).await else { return };
+        let (store, repo) = (self.store.clone(), repo.clone());
+        if let Ok(Err(e)) = tokio::task::spawn_blocking(move || change(store.refs(), &repo, &mark)).await {
+            log::warn!("cannot keep who was accepted: {e}");
+        }
+    }
+
+    /// What stands for a caller on disk; nothing for one without a token, whom nobody could tell from others.
+    async fn mark(&self, repo: &RepoId, token: Option<&Token>) -> Option<String> {
+        let token = token?;
+        let store = self.store.clone();
+        let load = || async move {
+            let secret = tokio::task::spawn_blocking(move || store.secret()).await.ok()?;
+            secret.inspect_err(|e| log::error!("no caller can be remembered: {e}")).ok()
+        };
+        let secret = (*self.secret.get_or_init(load).await)?;
+        Some(token.mark(&secret, &repo.to_string()))
+    }
+
     async fn kept(&self, repo: &RepoId) -> Option<bool> {
         let (store, repo) = (self.store.clone(), repo.clone());
         let kept = tokio::task::spawn_blocking(move || store.refs().get_access(&repo)).await;
@@ -215,4 +343,33 @@ impl Access {
         // Without an upstream there is nobody who could say otherwise, however old it is.
         (self.offline || age < self.stale).then_some(kept.open)
     }
+}
+
+/// Why a caller is not let in by upstream's word of now.
+struct No {
+    error: HubError,
+    /// Upstream could not be asked, and had accepted the caller lately.
+    graced: bool,
+}
+
+/// Upstream's trouble, in words that say what it keeps from whom.
+fn cannot_ask(repo: &RepoId, error: &MirrorError) -> HubError {
+    let error = error.to_hub();
+    let message = format!("{}; so nobody can tell whether this caller may read {repo}", error.message);
+    match error.status >= 500 {
+        true => HubError { message, ..error },
+        false => error,
+    }
+}
+
+fn operators(patterns: &[String]) -> GlobSet {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        match GlobBuilder::new(pattern).literal_separator(true).build() {
+            Ok(glob) => drop(set.add(glob)),
+            // Config has checked them.
+            Err(error) => log::error!("access.operator_repos: {pattern}: {error}"),
+        }
+    }
+    set.build().unwrap_or_default()
 }

@@ -96,6 +96,13 @@ async fn ls_tells_what_is_kept_in_every_format() {
     let mirror = setup.serve().await;
     let part = mirror.get_range("/datasets/acme/part/resolve/main/d.bin", "bytes=0-9").await;
     assert_eq!(part.status, 206);
+    // Links are made beside the answer.
+    for _ in 0..100 {
+        if setup.ok(&["ls", "--quiet"]).await.contains("acme/part") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 
     assert_eq!(setup.ok(&["ls", "--quiet"]).await, "models/acme/large\nmodels/acme/small\ndatasets/acme/part\n");
     assert_eq!(setup.ok(&["ls", "SMALL", "-q"]).await, "models/acme/small\n");

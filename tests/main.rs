@@ -4,6 +4,7 @@
 
 mod harness; // the mirror as a process, an HTTP client that hides nothing, Python
 
+mod access; // who may read what, in every state of repo, caller and cache; and while the Hub is down
 mod api; // the API's listings and small answers, refusals and their codes, gates
 mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos and every error class
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
@@ -18,6 +19,7 @@ mod fuzz; // the fuzz targets' entry points on stable, a moment each
 mod hostile; // clients that mean harm: slow, greedy, malformed, many
 mod keeper; // ls, rm, verify, gc and pin, beside a server and alone
 mod matrix; // every fault of upstream against every way of asking
+mod offline; // whole repos for every generation of clients without the Hub, after a restart, and what was pulled
 mod process; // one process per directory, signals, numbers, log
 mod pull;
 mod soak; // everything at once, at random

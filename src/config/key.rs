@@ -52,6 +52,8 @@ pub(super) enum Kind {
     Secret { check: fn(&str) -> Result<(), String>, at: Place<Secret> },
     /// IP addresses and networks of them.
     Networks(Place<Vec<Network>>),
+    /// Globs over repos with their kind in front: `models/org/*`.
+    Repos(Place<Vec<String>>),
 }
 
 /// Stands for the value of a [`Kind::Secret`] in messages.
@@ -77,6 +79,7 @@ impl Key {
             Kind::File(_) => "a file, or empty".to_owned(),
             Kind::Secret { .. } => "a text that is never shown, or empty".to_owned(),
             Kind::Networks(_) => "a list of IP addresses and networks".to_owned(),
+            Kind::Repos(_) => "a list of repos such as models/org/name, in which `*` stands for any name".to_owned(),
         }
     }
 
@@ -114,6 +117,10 @@ impl Key {
                 let networks = items.iter().map(|item| Network::parse(item).map_err(|wrong| mistake(item, wrong)));
                 *at(config) = networks.collect::<Result<_, _>>()?;
             }
+            Kind::Repos(at) => {
+                items.iter().try_for_each(|item| check_repo(item).map_err(|wrong| mistake(item, wrong)))?;
+                *at(config) = items.iter().map(|item| (*item).to_owned()).collect();
+            }
             _ => {
                 let value = format!("[{}]", self.shown(&items.join(", ")));
                 return Err(mistake(&value, "takes one value, not a list".to_owned()));
@@ -123,7 +130,7 @@ impl Key {
     }
 
     pub(super) fn is_list(&self) -> bool {
-        matches!(self.kind, Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_))
+        matches!(self.kind, Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) | Kind::Repos(_))
     }
 
     fn put(&self, config: &mut Config, text: &str) -> Result<(), String> {
@@ -172,7 +179,7 @@ impl Key {
                 set(config, word.ok_or_else(|| format!("is none of {}", words.join(", ")))?);
             }
             // `set` and the YAML reader send lists to `set_list`.
-            Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) => return Err("is not a list".to_owned()),
+            Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) | Kind::Repos(_) => return Err("is not a list".to_owned()),
             Kind::File(at) => *at(config) = PathBuf::from(text),
             Kind::Secret { check, at } => {
                 if !text.is_empty() {
@@ -238,6 +245,19 @@ pub(super) fn check_token(text: &str) -> Result<(), String> {
         true => Ok(()),
         false => Err("holds characters that no token has".to_owned()),
     }
+}
+
+/// Checks a glob over repos. The kind is spelled out, so that nobody opens data sets who thought of models.
+fn check_repo(text: &str) -> Result<(), String> {
+    let mut segments = text.split('/');
+    if !segments.next().is_some_and(|kind| ["models", "datasets", "spaces", "kernels"].contains(&kind)) {
+        return Err("does not begin with models/, datasets/, spaces/ or kernels/".to_owned());
+    }
+    if !(1..=2).contains(&segments.clone().count()) || segments.any(str::is_empty) {
+        return Err("is not kind/owner/name".to_owned());
+    }
+    globset::Glob::new(text).map_err(|error| format!("is no pattern: {}", error.kind()))?;
+    Ok(())
 }
 
 fn check_host(text: &str) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! The table of keys. To add one: a field in `mod.rs`, a row here, a line in `conf/dingospeed.yaml`.
 
 use super::key::{Key, Kind, check_proxy, check_token};
-use super::{EvictionStrategy, WhenClientLeaves};
+use super::{EvictionStrategy, WhenClientLeaves, WhenUpstreamIsDown};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -193,7 +193,7 @@ pub(super) static KEYS: &[Key] = &[
         name: "upstream.token",
         default: "",
         example: "hf_abcdefgh",
-        doc: "A token of the operator's, used for what is open to all anyway, since it earns higher rate limits.",
+        doc: "A token of the operator's, used for what is open to all anyway, since it earns higher rate limits; and for access.operator_repos.",
         kind: Kind::Secret { check: check_token, at: |config| &mut config.upstream.token },
     },
     Key {
@@ -339,6 +339,35 @@ pub(super) static KEYS: &[Key] = &[
         example: "1h",
         doc: "How long upstream's yes for a repo and a token is remembered.",
         kind: Kind::Time { least: Duration::ZERO, most: DAY, at: |config| &mut config.freshness.access },
+    },
+    Key {
+        name: "access.when_upstream_is_down",
+        default: "accepted",
+        example: "deny",
+        doc: "Who reads gated and private repos while upstream cannot be asked: those it accepted lately, or nobody.",
+        kind: Kind::Word {
+            words: &["accepted", "deny"],
+            set: |config, word| {
+                config.access.when_upstream_is_down = match word {
+                    "deny" => WhenUpstreamIsDown::Deny,
+                    _ => WhenUpstreamIsDown::Accepted,
+                }
+            },
+        },
+    },
+    Key {
+        name: "access.grace",
+        default: "24h",
+        example: "7d",
+        doc: "How long ago upstream's yes may be to count as lately; offline there is no such bound.",
+        kind: Kind::Time { least: Duration::ZERO, most: YEAR, at: |config| &mut config.access.grace },
+    },
+    Key {
+        name: "access.operator_repos",
+        default: "[]",
+        example: "[models/meta-llama/*, \"datasets/org/name\"]",
+        doc: "Gated or private repos that upstream.token opens to everybody who reaches the mirror.",
+        kind: Kind::Repos(|config| &mut config.access.operator_repos),
     },
     Key {
         name: "log.level",

@@ -30,6 +30,7 @@ pub struct Config {
     pub eviction: Eviction,
     pub fetch: Fetch,
     pub freshness: Freshness,
+    pub access: Access,
     pub log: Log,
     pub metrics: Metrics,
 }
@@ -172,6 +173,25 @@ pub struct Freshness {
     pub access: Duration,
 }
 
+/// Who reads what is not open to all, beyond what upstream says at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    pub when_upstream_is_down: WhenUpstreamIsDown,
+    pub grace: Duration,
+    /// Globs over `models/org/name`; `*` does not match a slash.
+    pub operator_repos: Vec<String>,
+}
+
+/// Who reads gated and private repos while upstream cannot be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenUpstreamIsDown {
+    /// Those whom upstream accepted lately.
+    #[default]
+    Accepted,
+    /// Nobody.
+    Deny,
+}
+
 /// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -260,6 +280,11 @@ impl Config {
                 missing: Duration::ZERO,
                 stale: Duration::ZERO,
                 access: Duration::ZERO,
+            },
+            access: Access {
+                when_upstream_is_down: WhenUpstreamIsDown::default(),
+                grace: Duration::ZERO,
+                operator_repos: Vec::new(),
             },
             log: Log { level: String::new() },
             metrics: Metrics { enabled: false, listen: String::new() },

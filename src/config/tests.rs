@@ -159,3 +159,13 @@ fn the_shipped_file_shows_every_key_with_its_default() {
     let known: Vec<&str> = Config::keys().iter().map(|key| key.name).collect();
     assert_eq!(named, known);
 }
+
+#[test]
+fn shared_repos_are_spelled_with_their_kind() {
+    let mut config = Config::default();
+    config.apply("access.operator_repos", "models/meta-llama/*, datasets/squad").unwrap();
+    assert_eq!(config.access.operator_repos, ["models/meta-llama/*", "datasets/squad"]);
+    for wrong in ["meta-llama/*", "*", "models", "models/", "models/a/b/c", "models//x", "models/a/[b", "*/a/b"] {
+        assert!(config.apply("access.operator_repos", wrong).is_err(), "{wrong}");
+    }
+}

@@ -20,6 +20,8 @@ const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const AGENTS_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Identical questions within this time are one.
 const COALESCED_FOR: Duration = Duration::from_secs(1);
+/// Pages remembered as those that a `Link` led to.
+pub(super) const LED_TO_MAX: u64 = 100_000;
 /// Bytes of answers on their way; only to share them.
 const COALESCED_LEN_MAX: u64 = 128 << 20;
 /// Switches whose answers are kept, besides pages (`cursor`, `p`).
@@ -77,32 +79,57 @@ struct Keep {
 
 impl Mirror {
     /// Answers a question. Whatever upstream said is `Ok`, also its no; `Err` is the mirror's own trouble.
+    ///
+    /// What is kept of a repo is what those who may read it see: never masked, and given only to callers whom [`crate::access`]
+    /// lets in. So all of them share one copy, and callers who are not let in have upstream asked for themselves.
     pub async fn answer(&self, question: &Question) -> Result<Arc<Answer>, HubError> {
+        let answer = self.answer_once(question).await?;
+        if let Some(next) = next_of(&answer.headers, &question.route) {
+            self.led_to.insert(next, ());
+        }
+        Ok(answer)
+    }
+
+    async fn answer_once(&self, question: &Question) -> Result<Arc<Answer>, HubError> {
         let target = question.target.upstream_path_and_query();
         let keep = self.keep(&question.route, &target, question.target.query());
-        let (keep, open) = match (keep, question.route.repo()) {
-            (Some(keep), Some(repo)) => match self.kept_answer(&keep).await {
-                // An answer is shared only between callers of a repo that is open to all.
-                Some(record) if self.access.is_open(repo).await.unwrap_or(false) => (Some(keep), Some(record)),
-                _ => (Some(keep), None),
-            },
-            (Some(keep), None) => {
-                let record = self.kept_answer(&keep).await;
-                (Some(keep), record)
-            }
-            (None, _) => (None, None),
+        let mut kept = match &keep {
+            Some(keep) => self.kept_answer(&keep.key).await,
+            None => None,
         };
-        if let Some(record) = &open
+        let (mut admission, mut refusal) = (None, None);
+        if let Some(repo) = question.route.repo()
+            && (kept.is_some() || (is_shared(&question.route) && self.access.is_operators(repo)))
+        {
+            match self.access.check(repo, question.token.as_ref()).await {
+                Ok(admitted) => admission = Some(admitted),
+                Err(error) => (kept, refusal) = (None, Some(error)),
+            }
+        }
+        if let Some(record) = &kept
             && is_fresh(record)
         {
             return Ok(Arc::new(answer_of(record, "store")));
         }
+        // At a commit nothing changes, so what follows from its listing need not be asked.
+        if kept.is_none()
+            && let Some(answer) = self.derived_at_commit(question).await
+        {
+            return Ok(Arc::new(answer));
+        }
         let error = if self.config.upstream.offline {
             MirrorError::Offline
         } else {
-            let key = (target.clone(), Token::fingerprint(question.token.as_ref()));
-            let patience = open.as_ref().filter(|record| is_usable(record)).map_or(Duration::MAX, |_| KEPT_PATIENCE);
-            let asked = async { self.ask_upstream(question, &target, keep.as_ref(), patience).await.map(Arc::new) };
+            let token = match (question.route.repo(), admission) {
+                (Some(repo), Some(admission)) if is_shared(&question.route) => {
+                    self.access.acting(repo, admission, question.token.as_ref())
+                }
+                _ => question.token.clone(),
+            };
+            let key = (target.clone(), Token::fingerprint(token.as_ref()));
+            let patience = kept.as_ref().filter(|record| is_usable(record)).map_or(Duration::MAX, |_| KEPT_PATIENCE);
+            let asked =
+                async { self.ask_upstream(question, token.as_ref(), &target, keep.as_ref(), patience).await.map(Arc::new) };
             let outcome = match question.method == Method::POST {
                 true => asked.await,
                 false => self.answers.try_get_with(key, asked).await.map_err(|e| (*e).clone()),
@@ -112,13 +139,16 @@ impl Mirror {
                 Err(error) => error,
             }
         };
-        match open {
-            Some(record) if self.config.upstream.offline => Ok(Arc::new(answer_of(&record, "stale"))),
-            Some(record) if is_usable(&record) => {
+        match kept {
+            Some(record) if self.config.upstream.offline || is_usable(&record) => {
                 log::warn!("upstream fails for {target}, the kept answer is used: {error}");
                 Ok(Arc::new(answer_of(&record, "stale")))
             }
-            _ => Err(error.to_hub()),
+            _ => match self.derived_anyhow(question).await {
+                Some(answer) => answer.map(Arc::new),
+                // What is kept is not for this caller.
+                None => Err(refusal.unwrap_or_else(|| error.to_hub())),
+            },
         }
     }
 
@@ -127,7 +157,9 @@ impl Mirror {
             Some(_) => FOREVER,
             None => self.config.freshness.revision,
         };
-        if !query.split('&').all(|pair| pair.is_empty() || is_kept(pair)) {
+        // The Hub's links name a page's length too. A client could invent any number of them.
+        let is_led_to = || self.led_to.contains_key(target);
+        if !query.split('&').all(|pair| pair.is_empty() || is_kept(pair)) && !is_led_to() {
             return None;
         }
         let of = |repo: &RepoId, name: &str, fresh_for| Some(Keep { key: RecordKey::of_repo(repo, name, target), fresh_for });
@@ -141,8 +173,8 @@ impl Mirror {
         }
     }
 
-    async fn kept_answer(&self, keep: &Keep) -> Option<Record> {
-        let (store, key) = (self.store.clone(), keep.key.clone());
+    pub(super) async fn kept_answer(&self, key: &RecordKey) -> Option<Record> {
+        let (store, key) = (self.store.clone(), key.clone());
         match tokio::task::spawn_blocking(move || store.records().get(&key)).await.ok()? {
             Ok(record) => record,
             Err(e) => {
@@ -155,12 +187,13 @@ impl Mirror {
     async fn ask_upstream(
         &self,
         question: &Question,
+        token: Option<&Token>,
         target: &str,
         keep: Option<&Keep>,
         patience: Duration,
     ) -> Result<Answer, MirrorError> {
         // The operator's token may stand in for no token, but only on what is open to all.
-        let may_stand_in = self.origin.has_operator_token() && question.token.is_none();
+        let may_stand_in = self.origin.has_operator_token() && token.is_none();
         let is_open = match question.route.repo().filter(|_| may_stand_in) {
             Some(repo) => self.access.is_open(repo).await.unwrap_or(false),
             None => false,
@@ -168,7 +201,7 @@ impl Mirror {
         let form = question.form.as_ref().map(|(content_type, bytes)| (content_type.as_str(), bytes.clone()));
         // A HEAD is asked as a GET: its answer may be kept, and says the same.
         let method = if question.method == Method::POST { Method::POST } else { Method::GET };
-        let reply = self.origin.within(patience).of_repo(is_open).ask(&method, target, question.token.as_ref(), form).await?;
+        let reply = self.origin.within(patience).of_repo(is_open).ask(&method, target, token, form).await?;
         if reply.status == 429 || reply.status >= 500 {
             let host = self.origin.base();
             return Err(SourceError::Busy { host, status: reply.status, retry_after: retry_after(&reply.headers) }.into());
@@ -180,16 +213,27 @@ impl Mirror {
             let cause = format!("{target}: {cause}");
             SourceError::Broken { host: self.origin.base(), cause }
         })?;
-        let masked = answer.status == 200 && self.learn(question, &answer, authoritative).await? == Learned::Masked;
+        // Looked for in all that may be kept: a listing of a branch, or files in an info, teach nothing and may be masked.
+        let learned = if answer.status == 200 { self.learn(question, &answer, authoritative).await? } else { Learned::Nothing };
+        let masked = learned == Learned::Masked || (keep.is_some() && is_masked(&answer.body));
         let shareable = match question.route.repo() {
-            // A masked answer is one caller's; the repo may have been closed since it was last found open.
-            Some(repo) => answer.status == 200 && !masked && keep.is_some() && self.access.is_open(repo).await.unwrap_or(false),
+            Some(repo) => answer.status == 200 && !masked && keep.is_some() && self.is_reader(repo, token).await,
             None => answer.status == 200,
         };
         if let Some(keep) = keep.filter(|_| shareable) {
             self.keep_answer(keep, &answer).await;
         }
         Ok(answer)
+    }
+
+    /// Whether an answer to this caller is what all readers of the repo see. Asked after the answer, which may have told that
+    /// the repo was closed since it was last found open.
+    async fn is_reader(&self, repo: &RepoId, token: Option<&Token>) -> bool {
+        match self.access.is_open(repo).await {
+            Ok(true) => true,
+            Ok(false) => token.is_some() && self.access.check(repo, token).await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     async fn keep_answer(&self, keep: &Keep, answer: &Answer) {
@@ -240,6 +284,26 @@ impl Mirror {
     }
 }
 
+/// Questions about what a repo holds, which a caller may have answered under the operator's name.
+fn is_shared(route: &Route) -> bool {
+    matches!(
+        route,
+        Route::RepoInfo { .. }
+            | Route::Tree { .. }
+            | Route::PathsInfo { .. }
+            | Route::Refs { .. }
+            | Route::Commits { .. }
+            | Route::Raw { .. }
+            | Route::AuthCheck { .. }
+    )
+}
+
+/// Whether ids are hidden in an answer.
+fn is_masked(body: &[u8]) -> bool {
+    const MASK: &[u8] = b"\"****************************************************************\"";
+    body.windows(MASK.len()).any(|window| window == MASK)
+}
+
 /// What an answer taught that bears on its keeping.
 #[derive(PartialEq, Eq)]
 enum Learned {
@@ -258,6 +322,13 @@ fn is_kept(pair: &str) -> bool {
         "p" => value.len() <= 4 && value.bytes().all(|b| b.is_ascii_digit()),
         _ => SWITCHES_KEPT.contains(&key) && matches!(value, "true" | "false" | "1" | "0"),
     }
+}
+
+/// The target of the page after the one with these headers.
+pub(super) fn next_of(headers: &[(String, String)], route: &Route) -> Option<String> {
+    let (_, link) = headers.iter().find(|(name, value)| name == "link" && value.contains("rel=\"next\""))?;
+    let url = link.split_once('<')?.1.split_once('>')?.0;
+    Some(ApiTarget::new(route, url).upstream_path_and_query())
 }
 
 fn commit_of(answer: &Answer) -> Option<Commit> {

@@ -178,7 +178,8 @@ impl Mirror {
             }
         }
         if catalog.offline {
-            return self.kept_file(repo, kept, path).await.unwrap_or_else(|| Err(HubError::offline()));
+            let fallback = self.kept_file(repo, kept, path).await;
+            return self.without_upstream(fallback, repo, kept, path, HubError::offline()).await;
         }
         // A fresh branch is asked at its commit, so that what two requests see of it agrees.
         let at = match kept {
@@ -212,7 +213,7 @@ impl Mirror {
             }
             Err(error) if error.is_passing() => {
                 log::warn!("upstream fails for {repo}@{revision}/{path}: {error}");
-                fallback.unwrap_or_else(|| Err(error.to_hub()))
+                self.without_upstream(fallback, repo, kept, path, error.to_hub()).await
             }
             Err(error) => Err(error.to_hub()),
         }
@@ -242,6 +243,24 @@ impl Mirror {
             Known::File(file) => Some(Ok(file)),
             Known::Absent => Some(Err(HubError::entry_not_found(Some(commit)))),
             Known::Unknown => None,
+        }
+    }
+
+    /// What can be said of a file when upstream cannot be asked; `error` if nothing can.
+    async fn without_upstream(
+        &self,
+        fallback: Option<Result<FileInfo, HubError>>,
+        repo: &RepoId,
+        kept: Option<(Commit, bool)>,
+        path: &FilePath,
+        error: HubError,
+    ) -> Result<FileInfo, HubError> {
+        match (fallback, kept) {
+            (Some(known), _) => known,
+            (None, Some((commit, _))) if self.is_certainly_absent(repo, commit, path).await => {
+                Err(HubError::entry_not_found(Some(commit)))
+            }
+            (None, _) => Err(error),
         }
     }
 

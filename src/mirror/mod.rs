@@ -6,6 +6,7 @@
 mod answers;
 mod catalog;
 mod courier;
+mod derived;
 mod error;
 mod fill;
 mod flights;
@@ -67,6 +68,8 @@ pub struct Mirror {
     pub(crate) config: Config,
     catalog: Catalog,
     answers: answers::Coalesced,
+    /// Targets of pages that an answer's `Link` has led to.
+    led_to: moka::sync::Cache<String, ()>,
     limits: Arc<Limits>,
     /// Exactly one fill per live object, or two would fetch the same block.
     fills: Mutex<HashMap<Oid, Weak<Fill>>>,
@@ -98,6 +101,7 @@ impl Mirror {
             access: Access::new(config, origin.clone(), store.clone()),
             catalog: Catalog::new(config, origin.clone(), store.clone()),
             answers: answers::coalesced(),
+            led_to: moka::sync::Cache::new(answers::LED_TO_MAX),
             config: config.clone(),
             store,
             origin,

@@ -16,7 +16,7 @@ mod storage;
 pub use front::Front;
 pub use head::fuzz_head;
 
-use crate::access::Admission;
+use crate::access::{Access, Admission};
 use crate::config::Config;
 use crate::hub::{ApiTarget, HubError, Own, RangeAsk, Route, content_disposition, content_type};
 use crate::limits::{Client, Limits, Ticket};
@@ -124,6 +124,7 @@ impl HubProxy {
         match route {
             Route::Resolve { repo, revision, path } => {
                 let admission = self.admit(&repo, &revision, &path, token.as_ref()).await?;
+                let token = self.mirror.access.acting(&repo, admission, token.as_ref());
                 let file =
                     self.mirror.file(&repo, &revision, &path, token.as_ref(), admission).await.map_err(HubError::into_refusal)?;
                 self.prepare(session, ctx, file, token.as_ref(), admission).await?;
@@ -163,7 +164,7 @@ impl HubProxy {
             Ok(admission) => return Ok(admission),
             Err(refusal) => refusal,
         };
-        if refusal.status >= 500 || refusal.status == 429 {
+        if !Access::may_be_shown(&refusal, path) {
             return Err(refusal.into_refusal());
         }
         let target = ApiTarget::resolve(repo, revision, path).upstream_path_and_query();

@@ -156,8 +156,9 @@ impl Origin {
         Asking::new(self).of_fallbacks()
     }
 
-    /// The operator's own token, for what is known to be open to all; it earns higher rate limits.
-    pub(super) fn operator_token(&self) -> Option<&Token> {
+    /// The operator's own token, for what is known to be open to all, since it earns higher rate limits, and for repos that
+    /// the operator shares. None while it rests.
+    pub fn operator_token(&self) -> Option<&Token> {
         let rests = self.operator_rests.lock().unwrap_or_else(|e| e.into_inner());
         self.operator.as_ref().filter(|_| rests.is_none_or(|until| Instant::now() >= until))
     }

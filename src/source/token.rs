@@ -30,10 +30,44 @@ impl Token {
         hash.update(token.0.as_bytes());
         hash.finalize().into()
     }
+
+    /// What stands for this token on disk, in one context: without the key it neither tells the token nor proves a guess.
+    pub fn mark(&self, key: &[u8; 32], context: &str) -> String {
+        let mark = hmac(key, &[context.as_bytes(), b"\0", self.0.as_bytes()]);
+        mark.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// HMAC-SHA256 (RFC 2104); the block of SHA-256 has 64 bytes.
+fn hmac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+    let padded = |pad: u8| {
+        let mut block = [pad; 64];
+        block.iter_mut().zip(key).for_each(|(byte, of_key)| *byte ^= of_key);
+        Sha256::new().chain_update(block)
+    };
+    let inner = parts.iter().fold(padded(0x36), |hash, part| hash.chain_update(part));
+    padded(0x5c).chain_update(inner.finalize()).finalize().into()
 }
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_hmacs() {
+        // RFC 4231, case 1 with its 20-byte key filled up with zeros, which is the same key.
+        let mut key = [0; 32];
+        key[..20].fill(0x0b);
+        let mac: String = hmac(&key, &[b"Hi ", b"There"]).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(mac, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
+        let token = Token("Bearer hf_x".to_owned());
+        assert_ne!(token.mark(&key, "models/a/b"), token.mark(&key, "models/a/c"));
+        assert_eq!(token.mark(&key, "models/a/b").len(), 64);
     }
 }

@@ -35,6 +35,7 @@ mod place;
 mod recency;
 mod records;
 mod refs;
+mod secret;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -192,6 +193,11 @@ impl Store {
 
     pub fn refs(&self) -> &Refs {
         &self.refs
+    }
+
+    /// Returns this directory's secret, for keyed hashes of what must not be kept itself. It never leaves the machine.
+    pub fn secret(&self) -> Result<[u8; 32], StoreError> {
+        secret::load(&self.place)
     }
 
     /// Returns the object `oid` of `size` bytes, opening its file or making a new one.

@@ -7,10 +7,12 @@
 //! <root>/api/<plural>/<repo>/commits/<commit>.jsonl           a commit's files        (listing)
 //! <root>/api/<plural>/<repo>/refs/<revision>.json             where a revision points (refs)
 //! <root>/api/<plural>/<repo>/access.json                      whether it is open      (refs)
+//! <root>/api/<plural>/<repo>/accepted.json                    who was let in, by hash   (refs)
 //! <root>/quarantine/<name>.<unix ms>.blob, .reason            what was found broken
 //! <root>/tmp/                                                 files not yet named; emptied at start
 //! <root>/pins                                                 what is never evicted   (pins)
 //! <root>/admin.sock                                           where the serving process takes orders
+//! <root>/secret                                               the key of those hashes   (secret)
 //! <root>/lock, VERSION
 //! ```
 

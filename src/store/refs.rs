@@ -1,4 +1,5 @@
-//! Where revisions pointed when last asked, and which repos anybody may read: tiny files, replaced whole.
+//! Where revisions pointed when last asked, which repos anybody may read, and who was let into the others: small files,
+//! replaced whole.
 //!
 //! A file that cannot be read as what it should be counts as absent. That also settles the one case of two things with one name:
 //! the ref `access` of a repo `gpt2` and the access of a repo `gpt2/refs`.
@@ -9,10 +10,17 @@ use super::{
 };
 use crate::hub::{Commit, RepoId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
-/// Longest such file that is read; ours have about 80 bytes.
-const LEN_MAX: u64 = 64 << 10;
+/// Longest such file that is read; most of ours have about 80 bytes, those of many callers 80 for each.
+const LEN_MAX: u64 = 256 << 10;
+/// Callers remembered per repo; who was accepted longest ago goes first. Each of them has a token that opens the repo.
+const ACCEPTED_MAX: usize = 2000;
 
 /// A revision's commit as upstream told it at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +40,8 @@ pub struct KeptAccess {
 #[derive(Debug)]
 pub struct Refs {
     place: Arc<Place>,
+    /// Held while a list of callers changes, so that none is lost.
+    accepting: Mutex<()>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -46,9 +56,15 @@ struct AccessFile {
     at_ms: u64,
 }
 
+/// When callers were accepted, in milliseconds, by a hash that says nothing without the directory's secret.
+#[derive(Default, Serialize, Deserialize)]
+struct AcceptedFile {
+    accepted: HashMap<String, u64>,
+}
+
 impl Refs {
     pub(super) fn new(place: Arc<Place>) -> Refs {
-        Refs { place }
+        Refs { place, accepting: Mutex::default() }
     }
 
     pub fn put_ref(&self, repo: &RepoId, revision: &str, commit: &Commit, at: SystemTime) -> Result<(), StoreError> {
@@ -75,6 +91,36 @@ impl Refs {
         Ok(file.map(|file| KeptAccess { open: file.open, at: place::from_unix_ms(file.at_ms) }))
     }
 
+    /// Remembers that a caller, named by a mark that only this directory's secret explains, was let in.
+    pub fn put_accepted(&self, repo: &RepoId, mark: &str, at: SystemTime) -> Result<(), StoreError> {
+        self.change_accepted(repo, |accepted| {
+            accepted.insert(mark.to_owned(), place::unix_ms(at));
+            if accepted.len() > ACCEPTED_MAX
+                && let Some(oldest) = accepted.iter().min_by_key(|(_, at)| **at).map(|(mark, _)| mark.clone())
+            {
+                accepted.remove(&oldest);
+            }
+            true
+        })
+    }
+
+    pub fn get_accepted(&self, repo: &RepoId, mark: &str) -> Result<Option<SystemTime>, StoreError> {
+        let file: Option<AcceptedFile> = self.get(&self.accepted_path(repo))?;
+        Ok(file.and_then(|file| file.accepted.get(mark).map(|at| place::from_unix_ms(*at))))
+    }
+
+    /// Forgets a caller; it need not be known.
+    pub fn remove_accepted(&self, repo: &RepoId, mark: &str) -> Result<(), StoreError> {
+        self.change_accepted(repo, |accepted| accepted.remove(mark).is_some())
+    }
+
+    fn change_accepted(&self, repo: &RepoId, change: impl FnOnce(&mut HashMap<String, u64>) -> bool) -> Result<(), StoreError> {
+        let _accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.accepted_path(repo);
+        let mut file: AcceptedFile = self.get(&path)?.unwrap_or_default();
+        if change(&mut file.accepted) { self.put(&path, &file) } else { Ok(()) }
+    }
+
     fn put(&self, path: &Path, file: &impl Serialize) -> Result<(), StoreError> {
         let text = serde_json::to_vec(file).map_err(|error| StoreError::misuse(format!("write a ref as JSON: {error}")))?;
         self.place.replace(path, &[&text])
@@ -91,5 +137,9 @@ impl Refs {
 
     fn access_path(&self, repo: &RepoId) -> std::path::PathBuf {
         self.place.api(repo).join("access.json")
+    }
+
+    fn accepted_path(&self, repo: &RepoId) -> std::path::PathBuf {
+        self.place.api(repo).join("accepted.json")
     }
 }

@@ -238,7 +238,11 @@ impl Store {
         remove_up(&view.place.commits(repo), &self.root().join("files"));
         // Only what is certainly of this repo: below `api/models/gpt2` may also lie that of a repo `gpt2/name`.
         let api = view.place.api(repo);
-        let ours = [(api.join("commits"), &[".jsonl"][..]), (api.join("refs"), &[".json"]), (api, &[".rec", "access.json"])];
+        let ours = [
+            (api.join("commits"), &[".jsonl"][..]),
+            (api.join("refs"), &[".json"]),
+            (api, &[".rec", "access.json", "accepted.json"]),
+        ];
         for (dir, ends) in ours {
             for (path, kind) in entries(&dir)? {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();

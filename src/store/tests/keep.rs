@@ -319,3 +319,43 @@ fn refs_and_access_are_kept() {
     store.refs().put_ref(&gpt2, "access", &commit(), at).unwrap();
     assert_eq!(store.refs().get_access(&refs).unwrap(), None);
 }
+
+#[test]
+fn callers_are_remembered_up_to_a_number() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).unwrap();
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let mark = |n: u64| format!("{n:064x}");
+    store.refs().put_accepted(&repo(), &mark(0), at(5)).unwrap();
+    assert_eq!(store.refs().get_accepted(&repo(), &mark(0)).unwrap(), Some(at(5)));
+    assert_eq!(store.refs().get_accepted(&repo(), &mark(1)).unwrap(), None);
+    store.refs().put_accepted(&repo(), &mark(1), at(6)).unwrap();
+    store.refs().remove_accepted(&repo(), &mark(0)).unwrap();
+    store.refs().remove_accepted(&repo(), &mark(0)).unwrap();
+    assert_eq!(store.refs().get_accepted(&repo(), &mark(0)).unwrap(), None);
+    assert_eq!(store.refs().get_accepted(&repo(), &mark(1)).unwrap(), Some(at(6)));
+
+    // A full list stays short enough to be read back, and the one accepted longest ago makes room.
+    let path = root.path().join("api/models/org/m/accepted.json");
+    let full: Vec<String> = (0..2000).map(|n| format!("{:?}:{}", mark(n), 1_700_000_000_000 + n)).collect();
+    fs::write(&path, format!("{{\"accepted\":{{{}}}}}", full.join(","))).unwrap();
+    store.refs().put_accepted(&repo(), &mark(5000), at(1_800_000_000)).unwrap();
+    assert_eq!(store.refs().get_accepted(&repo(), &mark(0)).unwrap(), None);
+    for n in [1, 1999, 5000] {
+        assert!(store.refs().get_accepted(&repo(), &mark(n)).unwrap().is_some(), "{n}");
+    }
+}
+
+#[test]
+fn the_secret_is_made_once_and_for_the_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = tempfile::tempdir().unwrap();
+    let secret = open(root.path()).unwrap().secret().unwrap();
+    let store = open(root.path()).unwrap();
+    assert_eq!(store.secret().unwrap(), secret);
+    let path = root.path().join("secret");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::write(&path, b"short").unwrap();
+    assert_ne!(store.secret().unwrap(), secret);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 32);
+}

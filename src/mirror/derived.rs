@@ -1,0 +1,294 @@
+//! Answers that follow from what is kept of a commit: from its whole listing those about a directory or some paths, from
+//! its facts those about a branch that leads there.
+//!
+//! They spare upstream what cannot have changed, and while upstream is down they answer what nobody had asked before in
+//! just these words: each generation of clients asks the same things in its own way. Nothing is invented; what the kept
+//! answers do not hold (last changes of files, scans) is not answered here.
+
+use super::answers::{Answer, Question, next_of};
+use super::{Mirror, MirrorError, blocking};
+use crate::hub::{ApiTarget, Commit, FilePath, HubError, RepoId, Revision, Route};
+use crate::store::{Record, RecordKey};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// JSON of one listing that is read for one question; a longer one is as good as absent.
+const LISTING_LEN_MAX: usize = 128 << 20;
+
+/// A commit's whole listing, directories too: paths, and the entries as upstream wrote them, in its order.
+type WholeTree = Vec<(String, Box<RawValue>)>;
+
+/// What must be known of an entry to choose it.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    path: Cow<'a, str>,
+}
+
+impl Mirror {
+    /// Answers a question about the listing of a commit, if the whole of it is kept and the caller may read it.
+    pub(super) async fn derived_at_commit(&self, question: &Question) -> Option<Answer> {
+        match &question.route {
+            Route::Tree { repo, revision, .. } | Route::PathsInfo { repo, revision } => {
+                self.listed(question, repo, revision, revision.as_commit()?).await?.ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// Answers while upstream cannot be asked. None if what is kept says nothing about it; an error if it says no.
+    pub(super) async fn derived_anyhow(&self, question: &Question) -> Option<Result<Answer, HubError>> {
+        match &question.route {
+            Route::Tree { repo, revision, path } => {
+                let commit = self.last_commit(repo, revision).await?;
+                if let Some(listed) = self.listed(question, repo, revision, commit).await {
+                    return Some(listed);
+                }
+                // Clients that never list still learn which directories there are not: transformers looks for some.
+                let directory = path.as_ref()?;
+                let below = format!("{}/", directory.as_str());
+                if self.file_names(repo, commit).await?.iter().any(|name| name.starts_with(&below)) {
+                    return None;
+                }
+                let admitted = self.access.check(repo, question.token.as_ref()).await;
+                Some(admitted.and_then(|_| Err(HubError::directory_not_found(directory, revision))))
+            }
+            Route::PathsInfo { repo, revision } => {
+                let commit = self.last_commit(repo, revision).await?;
+                self.listed(question, repo, revision, commit).await
+            }
+            Route::RepoInfo { repo, revision } => {
+                let main = Revision::parse("main").ok()?;
+                let commit = self.last_commit(repo, revision.as_ref().unwrap_or(&main)).await?;
+                self.described(question, repo, commit).await
+            }
+            Route::AuthCheck { repo } => Some(match self.access.check(repo, question.token.as_ref()).await {
+                Ok(_) => Ok(answer("text/plain; charset=utf-8", b"OK".to_vec())),
+                Err(refusal) => Err(refusal),
+            }),
+            _ => None,
+        }
+    }
+
+    async fn listed(
+        &self,
+        question: &Question,
+        repo: &RepoId,
+        revision: &Revision,
+        commit: Commit,
+    ) -> Option<Result<Answer, HubError>> {
+        let wanted = Wanted::of(question)?;
+        let tree = self.whole_tree(repo, commit).await?;
+        if let Err(refusal) = self.access.check(repo, question.token.as_ref()).await {
+            return Some(Err(refusal));
+        }
+        let chosen: Vec<&RawValue> = match &wanted {
+            Wanted::Paths(paths) => {
+                let by_path: HashMap<&str, &RawValue> = tree.iter().map(|(path, entry)| (path.as_str(), &**entry)).collect();
+                paths.iter().filter_map(|path| by_path.get(path.trim_matches('/')).copied()).collect()
+            }
+            Wanted::Below { directory, recursive } => {
+                let prefix = directory.as_ref().map_or(String::new(), |directory| format!("{}/", directory.as_str()));
+                let is_wanted = |path: &str| {
+                    path.strip_prefix(&prefix).is_some_and(|rest| !rest.is_empty() && (*recursive || !rest.contains('/')))
+                };
+                let below: Vec<&RawValue> = tree.iter().filter(|(path, _)| is_wanted(path)).map(|(_, entry)| &**entry).collect();
+                if let Some(directory) = directory.as_ref().filter(|_| below.is_empty()) {
+                    return Some(Err(HubError::directory_not_found(directory, revision)));
+                }
+                below
+            }
+        };
+        let texts: Vec<&str> = chosen.iter().map(|entry| entry.get()).collect();
+        Some(Ok(answer("application/json; charset=utf-8", format!("[{}]", texts.join(",")).into_bytes())))
+    }
+
+    async fn described(&self, question: &Question, repo: &RepoId, commit: Commit) -> Option<Result<Answer, HubError>> {
+        let asked = |name: &str| question.target.value(name).is_some_and(|value| is_yes(&value));
+        let (_, fields) = pairs(question.target.query()).into_iter().partition::<Vec<_>, _>(|(name, _)| name == "blobs");
+        let is_expand = |(name, _): &(String, String)| name == "expand" || name == "expand[]";
+        if !fields.iter().all(is_expand) {
+            return None;
+        }
+        let mut info = self.kept_info(repo, commit).await?;
+        if let Err(refusal) = self.access.check(repo, question.token.as_ref()).await {
+            return Some(Err(refusal));
+        }
+        if asked("blobs") {
+            self.add_blobs(&mut info, repo, commit).await?;
+        }
+        if !fields.is_empty() {
+            let mut narrow = Map::new();
+            for name in ["_id", "id"].into_iter().chain(fields.iter().map(|(_, field)| field.as_str())) {
+                narrow.insert(name.to_owned(), info.get(name)?.clone());
+            }
+            info = narrow;
+        }
+        Some(Ok(answer("application/json; charset=utf-8", Value::Object(info).to_string().into_bytes())))
+    }
+
+    /// Adds to each file of an info what `?blobs=true` would have told, unless it is there.
+    async fn add_blobs(&self, info: &mut Map<String, Value>, repo: &RepoId, commit: Commit) -> Option<()> {
+        let siblings = info.get_mut("siblings")?.as_array_mut()?;
+        if siblings.iter().all(|sibling| sibling.get("blobId").is_some()) {
+            return Some(());
+        }
+        let tree = self.whole_tree(repo, commit).await?;
+        let by_path: HashMap<&str, &RawValue> = tree.iter().map(|(path, entry)| (path.as_str(), &**entry)).collect();
+        for sibling in siblings {
+            let path = sibling.get("rfilename")?.as_str()?;
+            let entry: Value = serde_json::from_str(by_path.get(path)?.get()).ok()?;
+            let told = sibling.as_object_mut()?;
+            told.insert("blobId".into(), entry.get("oid")?.clone());
+            told.insert("size".into(), entry.get("size")?.clone());
+            if let Some(lfs) = entry.get("lfs") {
+                let lfs = json!({ "sha256": lfs.get("oid")?, "size": lfs.get("size")?, "pointerSize": lfs.get("pointerSize")? });
+                told.insert("lfs".into(), lfs);
+            }
+        }
+        Some(())
+    }
+
+    /// Whether the kept facts of a commit, which name all its files, lack this one. For callers who may read the repo.
+    pub(super) async fn is_certainly_absent(&self, repo: &RepoId, commit: Commit, path: &FilePath) -> bool {
+        self.file_names(repo, commit).await.is_some_and(|names| !names.iter().any(|name| name == path.as_str()))
+    }
+
+    /// The names of all files of a commit, as its kept facts tell them.
+    async fn file_names(&self, repo: &RepoId, commit: Commit) -> Option<Vec<String>> {
+        let info = self.kept_info(repo, commit).await?;
+        let siblings = info.get("siblings").and_then(Value::as_array).filter(|files| !files.is_empty())?;
+        siblings.iter().map(|sibling| Some(sibling.get("rfilename")?.as_str()?.to_owned())).collect()
+    }
+
+    /// The commit of a revision, as upstream told it last.
+    async fn last_commit(&self, repo: &RepoId, revision: &Revision) -> Option<Commit> {
+        let (view, repo, revision) = (self.store.view(), repo.clone(), revision.as_str().to_owned());
+        blocking(move || Ok(view.resolve(&repo, &revision)?)).await.ok()?
+    }
+
+    /// The branches and tags that were last found at a commit.
+    async fn revisions_at(&self, repo: &RepoId, commit: Commit) -> Vec<Revision> {
+        let (view, repo) = (self.store.view(), repo.clone());
+        let refs = blocking(move || Ok(view.refs(&repo)?)).await.unwrap_or_default();
+        refs.iter().filter(|(_, at)| *at == commit).filter_map(|(name, _)| Revision::parse(name).ok()).collect()
+    }
+
+    /// A kept info that is about this commit, whatever revision it was asked for.
+    async fn kept_info(&self, repo: &RepoId, commit: Commit) -> Option<Map<String, Value>> {
+        let mut targets = vec![ApiTarget::info(repo, &commit.into()).upstream_path_and_query(), repo.api_path()];
+        for revision in self.revisions_at(repo, commit).await {
+            targets.push(ApiTarget::info(repo, &revision).upstream_path_and_query());
+        }
+        for target in targets {
+            for target in [format!("{target}?blobs=true"), target] {
+                let Some(record) = self.kept_answer(&RecordKey::of_repo(repo, "info", &target)).await else { continue };
+                let read = move || Ok::<_, MirrorError>(serde_json::from_slice::<Map<String, Value>>(&record.body).ok());
+                if let Ok(Some(info)) = blocking(read).await
+                    && info.get("sha").and_then(Value::as_str) == Some(commit.as_str())
+                {
+                    return Some(info);
+                }
+            }
+        }
+        None
+    }
+
+    /// The whole listing of a commit, if each of its pages is kept.
+    async fn whole_tree(&self, repo: &RepoId, commit: Commit) -> Option<WholeTree> {
+        let revision = Revision::from(commit);
+        let route = Route::Tree { repo: repo.clone(), revision: revision.clone(), path: None };
+        let name = format!("tree-{}", revision.as_str());
+        let mut target = Some(ApiTarget::whole_tree(repo, &revision).upstream_path_and_query());
+        let mut pages: Vec<Record> = Vec::new();
+        let mut len = 0;
+        while let Some(asked) = target {
+            let page = self.kept_answer(&RecordKey::of_repo(repo, &name, &asked)).await?;
+            len += page.body.len().max(1);
+            // Also when a page leads back to one before.
+            if len > LISTING_LEN_MAX || pages.iter().any(|known| known.target == asked) {
+                return None;
+            }
+            target = next_of(&page.headers, &route);
+            pages.push(page);
+        }
+        let read = move || {
+            let mut entries = Vec::new();
+            for page in &pages {
+                let Ok(read) = serde_json::from_slice::<Vec<Box<RawValue>>>(&page.body) else { return Ok(None) };
+                for entry in read {
+                    let Ok(named) = serde_json::from_str::<Named<'_>>(entry.get()) else { return Ok(None) };
+                    entries.push((named.path.into_owned(), entry));
+                }
+            }
+            Ok::<_, MirrorError>(Some(entries))
+        };
+        blocking(read).await.ok()?
+    }
+}
+
+/// What of a listing is asked for.
+enum Wanted {
+    Paths(Vec<String>),
+    Below { directory: Option<FilePath>, recursive: bool },
+}
+
+impl Wanted {
+    /// None if the question wants more than a listing tells, or only a part of it.
+    fn of(question: &Question) -> Option<Wanted> {
+        if let Route::PathsInfo { .. } = question.route {
+            let (content_type, form) = question.form.as_ref()?;
+            let (paths, expand) = asked_paths(content_type, form)?;
+            return (!expand).then_some(Wanted::Paths(paths));
+        }
+        let Route::Tree { path, .. } = &question.route else { return None };
+        let mut recursive = false;
+        for (name, value) in pairs(question.target.query()) {
+            match name.as_str() {
+                "recursive" => recursive = is_yes(&value),
+                "expand" if !is_yes(&value) => {}
+                _ => return None,
+            }
+        }
+        Some(Wanted::Below { directory: path.clone(), recursive })
+    }
+}
+
+/// Reads the body of `paths-info`: a form from Python, JSON from JavaScript.
+fn asked_paths(content_type: &str, form: &[u8]) -> Option<(Vec<String>, bool)> {
+    #[derive(Deserialize)]
+    struct Asked {
+        paths: Vec<String>,
+        #[serde(default)]
+        expand: bool,
+    }
+    if content_type.starts_with("application/json") {
+        let asked: Asked = serde_json::from_slice(form).ok()?;
+        return Some((asked.paths, asked.expand));
+    }
+    let pairs = pairs(std::str::from_utf8(form).ok()?);
+    let expand = pairs.iter().any(|(name, value)| name == "expand" && is_yes(value));
+    let paths: Vec<String> = pairs.into_iter().filter(|(name, _)| name == "paths").map(|(_, value)| value).collect();
+    (!paths.is_empty()).then_some((paths, expand))
+}
+
+fn pairs(text: &str) -> Vec<(String, String)> {
+    let plain = |word: &str| percent_decode_str(&word.replace('+', " ")).decode_utf8_lossy().into_owned();
+    let split = |pair: &str| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, "true"));
+        (plain(name), plain(value))
+    };
+    text.split('&').filter(|pair| !pair.is_empty()).map(split).collect()
+}
+
+fn is_yes(value: &str) -> bool {
+    matches!(value, "true" | "True" | "1")
+}
+
+fn answer(content_type: &str, body: Vec<u8>) -> Answer {
+    Answer { status: 200, headers: vec![("content-type".to_owned(), content_type.to_owned())], body: body.into(), from: "store" }
+}
