@@ -4,7 +4,7 @@
 
 use crate::config::Config;
 use crate::hub::{HubError, RepoFacts, RepoId, parse_info};
-use crate::mirror::{KEPT_PATIENCE, MirrorError, refused};
+use crate::mirror::{KEPT_PATIENCE, MirrorError, Names, refused};
 use crate::source::{Origin, SourceError, Token};
 use crate::store::Store;
 use http::Method;
@@ -40,6 +40,7 @@ pub enum Admission {
 pub struct Access {
     origin: Arc<Origin>,
     store: Arc<Store>,
+    names: Arc<Names>,
     offline: bool,
     /// How old what was kept may be.
     stale: Duration,
@@ -52,11 +53,12 @@ pub struct Access {
 }
 
 impl Access {
-    pub(crate) fn new(config: &Config, origin: Arc<Origin>, store: Arc<Store>) -> Access {
+    pub(crate) fn new(config: &Config, origin: Arc<Origin>, store: Arc<Store>, names: Arc<Names>) -> Access {
         let ttl = config.freshness.access;
         Access {
             origin,
             store,
+            names,
             offline: config.upstream.offline,
             stale: config.freshness.stale,
             open: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
@@ -156,6 +158,7 @@ impl Access {
         let asking = self.origin.within(patience);
         let target = format!("{}/auth-check", repo.api_path());
         let mut reply = asking.ask(&Method::GET, &target, token, None).await?;
+        self.names.learn(repo, &reply).await;
         if reply.status == 404 && !reply.headers.contains_key("x-error-code") {
             // Some mirrors do not know that question. What they say of the repo tells, unless it is gated: all may see that.
             reply = asking.ask(&Method::GET, &repo.api_path(), token, None).await?;
@@ -196,7 +199,8 @@ impl Access {
     }
 
     async fn keep(&self, repo: &RepoId, verdict: Verdict) {
-        let (store, repo) = (self.store.clone(), repo.clone());
+        // Whoever asked by an old name has just been told the present one, under which all is kept.
+        let (store, repo) = (self.store.clone(), self.names.present(repo).await);
         let put = tokio::task::spawn_blocking(move || match verdict {
             // There is nothing to guard, and anybody may ask for any number of names that do not exist.
             Verdict::Refused if !store.refs().knows(&repo) => Ok(()),

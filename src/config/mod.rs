@@ -289,12 +289,7 @@ impl Config {
                 access: Duration::ZERO,
                 alias: Duration::ZERO,
             },
-            rules: Rules {
-                fetch_allow: Vec::new(),
-                fetch_deny: Vec::new(),
-                cache_allow: Vec::new(),
-                cache_deny: Vec::new(),
-            },
+            rules: Rules { fetch_allow: Vec::new(), fetch_deny: Vec::new(), cache_allow: Vec::new(), cache_deny: Vec::new() },
             log: Log { level: String::new() },
             metrics: Metrics { enabled: false, listen: String::new() },
         }

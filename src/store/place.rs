@@ -7,6 +7,7 @@
 //! <root>/api/<plural>/<repo>/commits/<commit>.jsonl           a commit's files        (listing)
 //! <root>/api/<plural>/<repo>/refs/<revision>.json             where a revision points (refs)
 //! <root>/api/<plural>/<repo>/access.json                      whether it is open      (refs)
+//! <root>/api/aliases/<plural name>.json                       where an old name leads     (refs)
 //! <root>/quarantine/<name>.<unix ms>.blob, .reason            what was found broken
 //! <root>/tmp/                                                 files not yet named; emptied at start
 //! <root>/pins                                                 what is never evicted   (pins)
