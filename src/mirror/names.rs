@@ -74,6 +74,14 @@ impl Names {
         repo
     }
 
+    /// As [`Names::confirmed`], for a name that nothing is known of and that alone may not be had.
+    pub(super) async fn discovered(&self, name: &RepoId, token: Option<&Token>) -> RepoId {
+        if !self.offline {
+            self.asked.get_with((name.folded(), Token::fingerprint(token)), self.ask(name, token)).await;
+        }
+        self.present(name).await
+    }
+
     async fn ask(&self, name: &RepoId, token: Option<&Token>) {
         let target = format!("{}/auth-check", name.api_path());
         if let Ok(reply) = self.origin.within(KEPT_PATIENCE).ask(&Method::GET, &target, token, None).await {

@@ -11,7 +11,12 @@ pub(super) const NAMED_MAX: u64 = 100_000;
 impl Mirror {
     /// The repo that a name leads to; refused when a rule is against either name.
     pub async fn present_name(&self, name: &RepoId, token: Option<&Token>) -> Result<RepoId, HubError> {
-        let repo = self.names.confirmed(name, token).await;
+        let mut repo = self.names.confirmed(name, token).await;
+        let allowed = &self.config.rules.fetch_allow;
+        if repo == *name && !allowed.is_empty() && !any(allowed, &[name.to_string()]) {
+            // It may be the short name of one that is allowed.
+            repo = self.names.discovered(name, token).await;
+        }
         self.rule(name, &repo).map(|()| repo)
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Through {
     sources: Arc<Sources>,
     limits: Arc<Limits>,
     stream: Option<Stream>,
+    /// What the last try met with, while there are more to come.
+    trouble: Option<MirrorError>,
     /// Of all bytes from the first one on, as long as they came in order.
     hasher: Option<ObjectHasher>,
     hashed: u64,
@@ -43,7 +45,7 @@ impl Through {
     pub(super) fn new(oid: Oid, size: u64, sources: Arc<Sources>, limits: Arc<Limits>) -> Through {
         metrics().served_through.inc();
         let hasher = Some(ObjectHasher::new(&oid, size));
-        Through { oid, size, sources, limits, stream: None, hasher, hashed: 0 }
+        Through { oid, size, sources, limits, stream: None, trouble: None, hasher, hashed: 0 }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -62,15 +64,24 @@ impl Through {
         let since = Instant::now();
         loop {
             let error = match self.piece(&span).await {
-                Ok(bytes) => return self.prove(span.start, bytes).map(Some),
+                Ok(bytes) => {
+                    self.trouble = None;
+                    return self.prove(span.start, bytes).map(Some);
+                }
                 Err(error) => error,
             };
             self.stream = None;
             fruitless += 1;
             let left = self.limits.patience.saturating_sub(since.elapsed());
             let Some(wait) = error.retry_wait(fruitless).filter(|wait| *wait <= left) else { return Err(error) };
+            self.trouble = Some(error);
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Why there are no bytes yet, if that is known.
+    pub(super) fn trouble(&self) -> Option<MirrorError> {
+        self.trouble.clone()
     }
 
     async fn piece(&mut self, span: &Range<u64>) -> Result<Bytes, MirrorError> {
