@@ -106,7 +106,11 @@ impl HubError {
 
     /// The mirror has no such page.
     pub fn no_such_page() -> HubError {
-        HubError::new(404, None, "Sorry, we can't find the page you are looking for.")
+        HubError::new(
+            404,
+            None,
+            "this mirror serves files and the API of the Hub and has no such page; see https://huggingface.co",
+        )
     }
 
     /// The mirror is offline by configuration and keeps no answer to this question.

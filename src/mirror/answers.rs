@@ -463,7 +463,9 @@ fn clean(reply: Reply, route: &Route) -> Result<Answer, String> {
     // Agent harnesses must be an object, or clients crash and remember it for a day.
     if matches!(route, Route::AgentHarnesses) && !(reply.status == 200 && body.trim_ascii_start().starts_with(b"{")) {
         let error = HubError::no_such_page();
-        return Ok(Answer { status: error.status, headers: Vec::new(), body: error.body().into(), from: "upstream" });
+        let mut headers = vec![("content-type".to_owned(), "application/json; charset=utf-8".to_owned())];
+        headers.extend(error.headers().into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
+        return Ok(Answer { status: error.status, headers, body: error.body().into(), from: "upstream" });
     }
     if reply.status >= 400 && text("x-error-message").is_none_or(str::is_empty) {
         headers.retain(|(name, _)| name != "x-error-message");
