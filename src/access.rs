@@ -4,7 +4,7 @@
 
 use crate::config::{Config, WhenUpstreamIsDown};
 use crate::hub::{FilePath, HubError, RepoFacts, RepoId, parse_info};
-use crate::mirror::{KEPT_PATIENCE, MirrorError, refused};
+use crate::mirror::{KEPT_PATIENCE, MirrorError, Names, refused};
 use crate::source::{Origin, SourceError, Token};
 use crate::store::{Refs, Store, StoreError};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -50,6 +50,7 @@ pub struct Access {
     store: Arc<Store>,
     /// The directory's secret, read when it is first needed; none when that fails, and then nobody is remembered.
     secret: tokio::sync::OnceCell<Option<[u8; 32]>>,
+    names: Arc<Names>,
     offline: bool,
     /// How old what was kept of open repos may be.
     stale: Duration,
@@ -68,7 +69,7 @@ pub struct Access {
 }
 
 impl Access {
-    pub(crate) fn new(config: &Config, origin: Arc<Origin>, store: Arc<Store>) -> Access {
+    pub(crate) fn new(config: &Config, origin: Arc<Origin>, store: Arc<Store>, names: Arc<Names>) -> Access {
         let ttl = config.freshness.access;
         let operators = operators(&config.access.operator_repos);
         if !operators.is_empty() && !origin.has_operator_token() {
@@ -78,6 +79,7 @@ impl Access {
             origin,
             store,
             secret: tokio::sync::OnceCell::new(),
+            names,
             offline: config.upstream.offline,
             stale: config.freshness.stale,
             grace: match (config.access.when_upstream_is_down, config.upstream.offline) {
@@ -242,6 +244,7 @@ impl Access {
         let asking = self.origin.within(patience);
         let target = format!("{}/auth-check", repo.api_path());
         let mut reply = asking.ask(&Method::GET, &target, token, None).await?;
+        self.names.learn(repo, &reply).await;
         if reply.status == 404 && !reply.headers.contains_key("x-error-code") {
             // Some mirrors do not know that question. What they say of the repo tells, unless it is gated: all may see that.
             reply = asking.ask(&Method::GET, &repo.api_path(), token, None).await?;
@@ -282,7 +285,8 @@ impl Access {
     }
 
     async fn keep(&self, repo: &RepoId, verdict: Verdict) {
-        let (store, repo) = (self.store.clone(), repo.clone());
+        // Whoever asked by an old name has just been told the present one, under which all is kept.
+        let (store, repo) = (self.store.clone(), self.names.present(repo).await);
         let put = tokio::task::spawn_blocking(move || match verdict {
             // There is nothing to guard, and anybody may ask for any number of names that do not exist.
             Verdict::Refused if !store.refs().knows(&repo) => Ok(()),

@@ -24,6 +24,9 @@
 //! - **fill**: the work of fetching absent blocks into the store.
 //! - **flight**: one fetch that is under way and that any number of readers wait for; nothing is fetched by two at a time.
 //! - **record**: a small answer of the Hub's API, kept with the time at which it was true.
+//! - **alias**: a name that upstream redirects to another; all is kept under the latter, the repo's **present name**.
+//! - **promise**: what a client was told of a branch, which its next requests are held to.
+//! - **rule**: which repos may be had, and which kept, by the operator's will.
 //! - **pass**: one round of eviction: all objects are measured, and some removed when a limit is passed.
 //! - **pin**: what keeps a repo, or one revision of it, from eviction and removal.
 //! - **source**: where bytes come from when they are not kept: the Hub, another mirror, later a peer.

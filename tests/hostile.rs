@@ -617,6 +617,10 @@ async fn no_spelling_leads_out_of_the_directory() {
     let s = setup().await;
     let mirror = Mirror::start(&s.hub).await;
     assert_right(&mirror.get(FILE).await, &s.bytes);
+    // Once a second file is asked for the mirror lists the commit by itself, which is kept.
+    for absent in ["one", "two"] {
+        assert_eq!(mirror.get(&format!("/acme/m/resolve/main/{absent}")).await.status, 404);
+    }
     let before = tree(&mirror.repos());
     let secret = mirror.repos().parent().expect("a folder around it").join("secret.txt");
     std::fs::write(&secret, "the secret").unwrap();

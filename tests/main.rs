@@ -8,6 +8,7 @@ mod access; // who may read what, in every state of repo, caller and cache; and 
 mod api; // the API's listings and small answers, refusals and their codes, gates
 mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos and every error class
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
+mod contract; // the Hub's contract, row by row: endpoints, names, errors, freshness, writes, rules
 mod demo; // `make demo`: a real model, twice, with `hf download`
 mod disk; // a disk that is full or refuses
 mod endings; // SIGTERM and SIGKILL under load, and the next start

@@ -176,6 +176,8 @@ async fn the_log_has_one_line_per_request_and_no_secret() {
     mirror.head("/acme/m/resolve/main/absent.txt").await;
     mirror.get("/forged%0Aserved%20client=me").await;
     mirror.get("/bogus").await;
+    // Each on a connection of its own, so the lines may change places.
+    mirror.wait_log("path=\"/forged").await;
     mirror.wait_log("path=\"/bogus\"").await;
     let log = mirror.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(" served client=")).collect();

@@ -1,7 +1,7 @@
 //! One key of the configuration: what may stand there and where it goes.
 
 use super::unit::{parse_size, parse_time, write_size, write_time};
-use super::{Config, Mistake, Network, Secret};
+use super::{Config, Mistake, Network, Pattern, Secret};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,6 +54,8 @@ pub(super) enum Kind {
     Networks(Place<Vec<Network>>),
     /// Globs over repos with their kind in front: `models/org/*`.
     Repos(Place<Vec<String>>),
+    /// Repos by kind and name, with `*` and `?`.
+    Patterns(Place<Vec<Pattern>>),
 }
 
 /// Stands for the value of a [`Kind::Secret`] in messages.
@@ -80,6 +82,7 @@ impl Key {
             Kind::Secret { .. } => "a text that is never shown, or empty".to_owned(),
             Kind::Networks(_) => "a list of IP addresses and networks".to_owned(),
             Kind::Repos(_) => "a list of repos such as models/org/name, in which `*` stands for any name".to_owned(),
+            Kind::Patterns(_) => "a list of patterns such as models/org/*".to_owned(),
         }
     }
 
@@ -121,6 +124,10 @@ impl Key {
                 items.iter().try_for_each(|item| check_repo(item).map_err(|wrong| mistake(item, wrong)))?;
                 *at(config) = items.iter().map(|item| (*item).to_owned()).collect();
             }
+            Kind::Patterns(at) => {
+                let patterns = items.iter().map(|item| Pattern::parse(item).map_err(|wrong| mistake(item, wrong)));
+                *at(config) = patterns.collect::<Result<_, _>>()?;
+            }
             _ => {
                 let value = format!("[{}]", self.shown(&items.join(", ")));
                 return Err(mistake(&value, "takes one value, not a list".to_owned()));
@@ -130,7 +137,7 @@ impl Key {
     }
 
     pub(super) fn is_list(&self) -> bool {
-        matches!(self.kind, Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) | Kind::Repos(_))
+        matches!(self.kind, Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) | Kind::Repos(_) | Kind::Patterns(_))
     }
 
     fn put(&self, config: &mut Config, text: &str) -> Result<(), String> {
@@ -179,7 +186,9 @@ impl Key {
                 set(config, word.ok_or_else(|| format!("is none of {}", words.join(", ")))?);
             }
             // `set` and the YAML reader send lists to `set_list`.
-            Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) | Kind::Repos(_) => return Err("is not a list".to_owned()),
+            Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) | Kind::Repos(_) | Kind::Patterns(_) => {
+                return Err("is not a list".to_owned());
+            }
             Kind::File(at) => *at(config) = PathBuf::from(text),
             Kind::Secret { check, at } => {
                 if !text.is_empty() {

@@ -1,7 +1,7 @@
 //! The table of keys. To add one: a field in `mod.rs`, a row here, a line in `conf/dingospeed.yaml`.
 
 use super::key::{Key, Kind, check_proxy, check_token};
-use super::{EvictionStrategy, WhenClientLeaves, WhenUpstreamIsDown};
+use super::{EvictionStrategy, WhenClientLeaves, WhenUpstreamIsDown, Writes};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -110,6 +110,16 @@ pub(super) static KEYS: &[Key] = &[
         example: "true",
         doc: "Serve only what is kept and never ask upstream.",
         kind: Kind::Flag(|config| &mut config.upstream.offline),
+    },
+    Key {
+        name: "upstream.writes",
+        default: "refuse",
+        example: "pass",
+        doc: "Whether uploads and other changes are refused here or passed on to upstream.url.",
+        kind: Kind::Word {
+            words: &["refuse", "pass"],
+            set: |config, word| config.upstream.writes = if word == "pass" { Writes::Pass } else { Writes::Refuse },
+        },
     },
     Key {
         name: "upstream.allowed_hosts",
@@ -341,6 +351,13 @@ pub(super) static KEYS: &[Key] = &[
         kind: Kind::Time { least: Duration::ZERO, most: DAY, at: |config| &mut config.freshness.access },
     },
     Key {
+        name: "freshness.alias",
+        default: "1h",
+        example: "1d",
+        doc: "How long a repo's old or misspelt name counts for the one upstream redirects to.",
+        kind: Kind::Time { least: Duration::ZERO, most: YEAR, at: |config| &mut config.freshness.alias },
+    },
+    Key {
         name: "access.when_upstream_is_down",
         default: "accepted",
         example: "deny",
@@ -368,6 +385,34 @@ pub(super) static KEYS: &[Key] = &[
         example: "[models/meta-llama/*, \"datasets/org/name\"]",
         doc: "Gated or private repos that upstream.token opens to everybody who reaches the mirror.",
         kind: Kind::Repos(|config| &mut config.access.operator_repos),
+    },
+    Key {
+        name: "rules.fetch_allow",
+        default: "[]",
+        example: "[models/org/*, datasets/*]",
+        doc: "The repos that may be had here; none means all.",
+        kind: Kind::Patterns(|config| &mut config.rules.fetch_allow),
+    },
+    Key {
+        name: "rules.fetch_deny",
+        default: "[]",
+        example: "[models/org/name, spaces/*]",
+        doc: "Repos that may not be had here, allowed or not.",
+        kind: Kind::Patterns(|config| &mut config.rules.fetch_deny),
+    },
+    Key {
+        name: "rules.cache_allow",
+        default: "[]",
+        example: "[models/*]",
+        doc: "The repos of which files and answers are kept; none means all.",
+        kind: Kind::Patterns(|config| &mut config.rules.cache_allow),
+    },
+    Key {
+        name: "rules.cache_deny",
+        default: "[]",
+        example: "[datasets/org/*]",
+        doc: "Repos that are served through and never kept, allowed or not.",
+        kind: Kind::Patterns(|config| &mut config.rules.cache_deny),
     },
     Key {
         name: "log.level",

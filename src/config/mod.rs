@@ -8,6 +8,7 @@ mod key;
 mod keys;
 mod mistake;
 mod network;
+mod pattern;
 #[cfg(test)]
 mod tests;
 mod unit;
@@ -16,6 +17,7 @@ mod yaml;
 pub use key::Key;
 pub use mistake::Mistake;
 pub use network::Network;
+pub use pattern::Pattern;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -31,6 +33,7 @@ pub struct Config {
     pub fetch: Fetch,
     pub freshness: Freshness,
     pub access: Access,
+    pub rules: Rules,
     pub log: Log,
     pub metrics: Metrics,
 }
@@ -64,6 +67,7 @@ pub struct Upstream {
     /// Scheme and host, without a slash at the end.
     pub url: String,
     pub offline: bool,
+    pub writes: Writes,
     /// Lower case; `*.example.org` stands for every host below it.
     pub allowed_hosts: Vec<String>,
     pub connect_timeout: Duration,
@@ -84,6 +88,16 @@ pub struct Upstream {
     pub token: Secret,
     /// Empty for none; whoever reads the configuration from files puts its content into `token`.
     pub token_file: PathBuf,
+}
+
+/// What becomes of uploads and of all else that would change the Hub.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writes {
+    /// Refused here, with a word on where to send them.
+    #[default]
+    Refuse,
+    /// Passed on to `upstream.url` as they are.
+    Pass,
 }
 
 /// A text that is never printed.
@@ -171,6 +185,18 @@ pub struct Freshness {
     pub missing: Duration,
     pub stale: Duration,
     pub access: Duration,
+    /// For a name that upstream redirects to another.
+    pub alias: Duration,
+}
+
+/// Which repos may be had, and which of them are kept. What is denied is denied, whatever is allowed; an empty list of what
+/// is allowed allows all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    pub fetch_allow: Vec<Pattern>,
+    pub fetch_deny: Vec<Pattern>,
+    pub cache_allow: Vec<Pattern>,
+    pub cache_deny: Vec<Pattern>,
 }
 
 /// Who reads what is not open to all, beyond what upstream says at the moment.
@@ -246,6 +272,7 @@ impl Config {
             upstream: Upstream {
                 url: String::new(),
                 offline: false,
+                writes: Writes::default(),
                 allowed_hosts: Vec::new(),
                 connect_timeout: Duration::ZERO,
                 read_timeout: Duration::ZERO,
@@ -280,12 +307,14 @@ impl Config {
                 missing: Duration::ZERO,
                 stale: Duration::ZERO,
                 access: Duration::ZERO,
+                alias: Duration::ZERO,
             },
             access: Access {
                 when_upstream_is_down: WhenUpstreamIsDown::default(),
                 grace: Duration::ZERO,
                 operator_repos: Vec::new(),
             },
+            rules: Rules { fetch_allow: Vec::new(), fetch_deny: Vec::new(), cache_allow: Vec::new(), cache_deny: Vec::new() },
             log: Log { level: String::new() },
             metrics: Metrics { enabled: false, listen: String::new() },
         }

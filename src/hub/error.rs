@@ -80,7 +80,18 @@ impl HubError {
 
     /// The request would change the Hub. Clients print the message; a 401 or 404 would read as "no such repo".
     pub fn read_only_mirror() -> HubError {
-        HubError::new(403, None, "this is a read-only mirror: send uploads and changes to the Hub itself (unset HF_ENDPOINT)")
+        HubError::new(
+            403,
+            None,
+            "this is a read-only mirror: send uploads and changes to the Hub itself (unset HF_ENDPOINT), or ask the mirror's \
+             administrator to set upstream.writes to pass",
+        )
+    }
+
+    /// The operator of the mirror does not want the repo here: the configuration's `key` says so.
+    pub fn against_rule(key: &str, repo: &str) -> HubError {
+        let message = format!("this mirror does not serve {repo}: its {key} forbids it; ask the mirror's administrator");
+        HubError::new(403, None, message)
     }
 
     /// The mirror itself refuses, for the reason given.
@@ -95,12 +106,21 @@ impl HubError {
 
     /// The mirror has no such page.
     pub fn no_such_page() -> HubError {
-        HubError::new(404, None, "Sorry, we can't find the page you are looking for.")
+        HubError::new(
+            404,
+            None,
+            "this mirror serves files and the API of the Hub and has no such page; see https://huggingface.co",
+        )
     }
 
     /// The mirror is offline by configuration and keeps no answer to this question.
     pub fn offline() -> HubError {
-        HubError::new(503, None, "the mirror is offline and holds no copy of what was asked for")
+        HubError::new(
+            503,
+            None,
+            "the mirror is offline and holds no copy of what was asked for; its administrator can fetch it with \
+             `dingospeed pull` while online",
+        )
     }
 
     /// Upstream cannot be reached; `detail` says what was tried.
@@ -187,7 +207,7 @@ impl From<BadTarget> for HubError {
 }
 
 /// Makes a text fit for a header: control characters become spaces, what is not ASCII becomes `?`, the end is cut.
-fn header_safe(text: &str) -> String {
+pub fn header_safe(text: &str) -> String {
     let safe = |letter: char| match letter {
         ' '..='~' => letter,
         letter if letter.is_control() => ' ',

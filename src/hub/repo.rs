@@ -101,6 +101,11 @@ impl RepoId {
         &self.name
     }
 
+    /// Returns the repo in lower case: two spellings of one repo of the Hub are equal then.
+    pub fn folded(&self) -> RepoId {
+        RepoId { kind: self.kind, name: self.name.to_ascii_lowercase() }
+    }
+
     /// Returns the path of the API resource: `/api/datasets/org/name`.
     pub fn api_path(&self) -> String {
         format!("/api/{}/{}", self.kind.plural(), self.name)

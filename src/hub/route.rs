@@ -32,6 +32,8 @@ pub enum Route {
     RepoOther { repo: RepoId },
     /// A search over all repos of a kind.
     Search { kind: RepoKind },
+    /// Any other read of the API: collections, papers, users ...
+    SiteOther,
     /// Who the token belongs to.
     WhoAmI,
     /// The list of agent harnesses that every new client process asks for.
@@ -108,6 +110,7 @@ impl Route {
             Route::XetReadToken { .. } => "xet-read-token",
             Route::RepoOther { .. } => "repo-other",
             Route::Search { .. } => "search",
+            Route::SiteOther => "site-other",
             Route::WhoAmI => "whoami",
             Route::AgentHarnesses => "agent-harnesses",
             Route::Telemetry => "telemetry",
@@ -137,6 +140,26 @@ impl Route {
             | Route::Git { repo } => Some(repo),
             _ => None,
         }
+    }
+
+    /// Asks the same of another repo.
+    #[must_use]
+    pub fn of(mut self, other: RepoId) -> Route {
+        match &mut self {
+            Route::Resolve { repo, .. }
+            | Route::Raw { repo, .. }
+            | Route::RepoInfo { repo, .. }
+            | Route::Tree { repo, .. }
+            | Route::PathsInfo { repo, .. }
+            | Route::Refs { repo }
+            | Route::Commits { repo, .. }
+            | Route::AuthCheck { repo }
+            | Route::XetReadToken { repo, .. }
+            | Route::RepoOther { repo }
+            | Route::Git { repo } => *repo = other,
+            _ => {}
+        }
+        self
     }
 
     /// Returns the revision that is asked about, if one is named.

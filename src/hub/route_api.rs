@@ -22,7 +22,7 @@ pub(super) fn read(words: &[&str]) -> Result<Route, BadTarget> {
         [kind, rest @ ..] => match RepoKind::from_plural(kind) {
             Some(kind) if rest.is_empty() => Route::Search { kind },
             Some(kind) => return repo_route(kind, rest),
-            None => Route::Unknown,
+            None => Route::SiteOther,
         },
         [] => Route::Unknown,
     })

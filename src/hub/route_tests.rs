@@ -122,7 +122,7 @@ fn the_api() {
     check("/api/buckets/o/b/tree", Route::Bucket);
     check("/buckets/o/b/resolve/a%2Fb", Route::Bucket);
     check("/v2/o/m/manifests/latest", Route::Manifest);
-    check("/api/papers", Route::Unknown);
+    check("/api/papers", Route::SiteOther);
     check("/api", Route::Unknown);
 }
 

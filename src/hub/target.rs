@@ -5,6 +5,7 @@ use super::path::FilePath;
 use super::repo::RepoId;
 use super::revision::Revision;
 use super::route::{Route, split_target};
+use http::Method;
 
 /// The one spelling of a request target: two targets that ask the same are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,7 +32,9 @@ impl ApiTarget {
                 ApiTarget { path, query }
             }
             None if matches!(route, Route::RepoOther { .. } | Route::Search { .. }) => {
-                ApiTarget { path: sendable_path(raw_path), query: normal_query(raw_query) }
+                let moved = route.repo().and_then(|repo| moved_path(repo, raw_path));
+                let path = moved.unwrap_or_else(|| sendable_path(raw_path));
+                ApiTarget { path, query: normal_query(raw_query) }
             }
             None => {
                 let mut query = String::new();
@@ -99,6 +102,16 @@ fn canonical_path(route: &Route) -> Option<String> {
         Route::AuthCheck { repo } => format!("{}/auth-check", repo.api_path()),
         _ => return None,
     })
+}
+
+/// The path of a question that was asked of the repo by another name; `None` when it was by this one.
+fn moved_path(repo: &RepoId, raw_path: &[u8]) -> Option<String> {
+    let asked = Route::parse(&Method::GET, raw_path).ok()?;
+    let asked = asked.repo().filter(|asked| *asked != repo)?;
+    // `/api/models/` and the name itself.
+    let skipped = 2 + asked.name().split('/').count();
+    let rest = raw_path.split(|&byte| byte == b'/').filter(|word| !word.is_empty()).skip(skipped);
+    Some(format!("{}{}", repo.api_path(), sendable_path(&rest.flat_map(|word| [b"/", word].concat()).collect::<Vec<u8>>())))
 }
 
 fn is_file(route: &Route) -> bool {

@@ -5,14 +5,15 @@
 //! upstream's redirects are followed inside and one question of many clients is one question upstream.
 
 use super::{KEPT_PATIENCE, Mirror, MirrorError, on_worker, refused};
-use crate::hub::{ApiTarget, Commit, HubError, ListingError, RepoId, Revision, Route, parse_info, parse_tree, rewrite};
+use crate::hub::{ApiTarget, Commit, FilePath, HubError, ListingError, RepoId, Revision, Route, header_safe, parse_info};
+use crate::hub::{parse_tree, rewrite};
 use crate::source::{Reply, SourceError, Token, retry_after};
 use crate::store::{Record, RecordKey};
 use bytes::Bytes;
 use http::Method;
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What a commit says never changes.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -24,6 +25,8 @@ const COALESCED_FOR: Duration = Duration::from_secs(1);
 pub(super) const LED_TO_MAX: u64 = 100_000;
 /// Bytes of answers on their way; only to share them.
 const COALESCED_LEN_MAX: u64 = 128 << 20;
+/// Answers to searches, in memory only: what may be searched for has no end. Of one caller each.
+const SEARCHES_LEN_MAX: u64 = 64 << 20;
 /// Switches whose answers are kept, besides pages (`cursor`, `p`).
 const SWITCHES_KEPT: [&str; 6] = ["blobs", "expand", "formatted", "include_prs", "recursive", "securityStatus"];
 /// Longest mark of a page; the Hub's have about 200 characters.
@@ -44,7 +47,14 @@ const HEADERS_KEPT: [&str; 12] = [
     "www-authenticate",
 ];
 
+/// Pages of a listing that are taken on our own account: 1000 files each.
+const LISTED_PAGES_MAX: usize = 10;
+
+/// What upstream's tag is kept as, where the bytes that go out are no longer those it was of. Not for clients.
+pub const UPSTREAM_ETAG: &str = "x-upstream-etag";
+
 /// A question of the API.
+#[derive(Clone)]
 pub struct Question {
     pub route: Route,
     pub method: Method,
@@ -52,6 +62,15 @@ pub struct Question {
     pub token: Option<Token>,
     /// Content type and body of a POST.
     pub form: Option<(String, Bytes)>,
+}
+
+impl Question {
+    /// The same of another repo.
+    fn of(&self, repo: RepoId) -> Question {
+        let route = self.route.clone().of(repo);
+        let target = ApiTarget::new(&route, self.target.upstream_path_and_query());
+        Question { route, target, ..self.clone() }
+    }
 }
 
 /// An answer as it may go to the client, but for its `Link`.
@@ -69,6 +88,15 @@ pub(super) type Coalesced = moka::future::Cache<(String, [u8; 32]), Arc<Answer>>
 pub(super) fn coalesced() -> Coalesced {
     let weigh = |_: &(String, [u8; 32]), answer: &Arc<Answer>| u32::try_from(answer.body.len()).unwrap_or(u32::MAX).max(1);
     moka::future::Cache::builder().weigher(weigh).max_capacity(COALESCED_LEN_MAX).time_to_live(COALESCED_FOR).build()
+}
+
+pub(super) type Searches = moka::sync::Cache<(String, [u8; 32]), (Arc<Answer>, Instant)>;
+
+pub(super) fn searches() -> Searches {
+    let weigh = |key: &(String, [u8; 32]), (answer, _): &(Arc<Answer>, Instant)| {
+        u32::try_from(key.0.len() + answer.body.len()).unwrap_or(u32::MAX).max(1)
+    };
+    moka::sync::Cache::builder().weigher(weigh).max_capacity(SEARCHES_LEN_MAX).build()
 }
 
 /// Whether and for how long an answer may be kept.
@@ -91,8 +119,11 @@ impl Mirror {
     }
 
     async fn answer_once(&self, question: &Question) -> Result<Arc<Answer>, HubError> {
+        if let Route::Search { .. } = question.route {
+            return self.search(question).await;
+        }
         let target = question.target.upstream_path_and_query();
-        let keep = self.keep(&question.route, &target, question.target.query());
+        let keep = self.keep(question);
         let mut kept = match &keep {
             Some(keep) => self.kept_answer(&keep.key).await,
             None => None,
@@ -127,9 +158,7 @@ impl Mirror {
                 _ => question.token.clone(),
             };
             let key = (target.clone(), Token::fingerprint(token.as_ref()));
-            let patience = kept.as_ref().filter(|record| is_usable(record)).map_or(Duration::MAX, |_| KEPT_PATIENCE);
-            let asked =
-                async { self.ask_upstream(question, token.as_ref(), &target, keep.as_ref(), patience).await.map(Arc::new) };
+            let asked = async { self.ask_upstream(question, token.as_ref(), keep, kept.as_ref()).await.map(Arc::new) };
             let outcome = match question.method == Method::POST {
                 true => asked.await,
                 false => self.answers.try_get_with(key, asked).await.map_err(|e| (*e).clone()),
@@ -152,7 +181,44 @@ impl Mirror {
         }
     }
 
-    fn keep(&self, route: &Route, target: &str, query: &str) -> Option<Keep> {
+    /// Answers a search: what one caller was told is told to that caller again, for a while, and longer while upstream is down.
+    async fn search(&self, question: &Question) -> Result<Arc<Answer>, HubError> {
+        let key = (question.target.upstream_path_and_query(), Token::fingerprint(question.token.as_ref()));
+        let kept = self.searches.get(&key);
+        if let Some((answer, at)) = &kept
+            && at.elapsed() < self.config.freshness.revision
+        {
+            return Ok(Arc::new(Answer { from: "memory", ..(**answer).clone() }));
+        }
+        // What a token could see, it can see no longer than a yes to it counts.
+        let stale = if question.token.is_none() { self.config.freshness.stale } else { self.config.freshness.access };
+        let kept = kept.filter(|(_, at)| at.elapsed() < stale);
+        let asked = async {
+            match self.config.upstream.offline {
+                true => Err(MirrorError::Offline),
+                false => {
+                    let patience = if kept.is_some() { KEPT_PATIENCE } else { Duration::MAX };
+                    let token = question.token.as_ref();
+                    let reply = self.origin.within(patience).ask(&Method::GET, &key.0, token, None).await?;
+                    self.cleaned(reply, &question.route, &key.0).await.map(Arc::new)
+                }
+            }
+        };
+        match (self.answers.try_get_with(key.clone(), asked).await, kept) {
+            (Ok(answer), _) => {
+                if answer.status == 200 {
+                    self.searches.insert(key, (answer.clone(), Instant::now()));
+                }
+                Ok(answer)
+            }
+            (Err(_), Some((answer, _))) => Ok(Arc::new(Answer { from: "stale", ..(*answer).clone() })),
+            (Err(error), None) => Err(error.to_hub()),
+        }
+    }
+
+    fn keep(&self, question: &Question) -> Option<Keep> {
+        let (route, query) = (&question.route, question.target.query());
+        let target = &question.target.upstream_path_and_query();
         let by_revision = |revision: Option<&Revision>| match revision.and_then(Revision::as_commit) {
             Some(_) => FOREVER,
             None => self.config.freshness.revision,
@@ -160,6 +226,9 @@ impl Mirror {
         // The Hub's links name a page's length too. A client could invent any number of them.
         let is_led_to = || self.led_to.contains_key(target);
         if !query.split('&').all(|pair| pair.is_empty() || is_kept(pair)) && !is_led_to() {
+            return None;
+        }
+        if route.repo().is_some_and(|repo| !self.may_cache(repo)) {
             return None;
         }
         let of = |repo: &RepoId, name: &str, fresh_for| Some(Keep { key: RecordKey::of_repo(repo, name, target), fresh_for });
@@ -184,14 +253,16 @@ impl Mirror {
         }
     }
 
+    /// `known` is what is kept: upstream may say that it still holds, and has less time to say so.
     async fn ask_upstream(
         &self,
         question: &Question,
         token: Option<&Token>,
-        target: &str,
-        keep: Option<&Keep>,
-        patience: Duration,
+        keep: Option<Keep>,
+        known: Option<&Record>,
     ) -> Result<Answer, MirrorError> {
+        let target = question.target.upstream_path_and_query();
+        let patience = known.filter(|record| is_usable(record)).map_or(Duration::MAX, |_| KEPT_PATIENCE);
         // The operator's token may stand in for no token, but only on what is open to all.
         let may_stand_in = self.origin.has_operator_token() && token.is_none();
         let is_open = match question.route.repo().filter(|_| may_stand_in) {
@@ -201,18 +272,37 @@ impl Mirror {
         let form = question.form.as_ref().map(|(content_type, bytes)| (content_type.as_str(), bytes.clone()));
         // A HEAD is asked as a GET: its answer may be kept, and says the same.
         let method = if question.method == Method::POST { Method::POST } else { Method::GET };
-        let reply = self.origin.within(patience).of_repo(is_open).ask(&method, target, token, form).await?;
-        if reply.status == 429 || reply.status >= 500 {
-            let host = self.origin.base();
-            return Err(SourceError::Busy { host, status: reply.status, retry_after: retry_after(&reply.headers) }.into());
-        }
+        let asking = self.origin.within(patience).of_repo(is_open).unless(known.and_then(etag_of));
+        let reply = asking.ask(&method, &target, token, form).await?;
         let authoritative = reply.authoritative;
-        let route = question.route.clone();
-        let len = reply.body.len();
-        let answer = on_worker(len, move || clean(reply, &route)).await?.map_err(|cause| {
-            let cause = format!("{target}: {cause}");
-            SourceError::Broken { host: self.origin.base(), cause }
-        })?;
+        if reply.status == 304 {
+            let (Some(record), Some(keep)) = (known, keep) else {
+                let cause = format!("{target}: a 304 that was not asked for");
+                return Err(SourceError::Broken { host: self.origin.base(), cause }.into());
+            };
+            let answer = answer_of(record, "confirmed");
+            self.learn(question, &answer, authoritative).await?;
+            self.touch_answer(keep).await;
+            return Ok(answer);
+        }
+        let (moved, keep) = match question.route.repo() {
+            Some(repo) => {
+                self.names.learn(repo, &reply).await;
+                let present = self.known_name(repo).await.map_err(|error| MirrorError::Ruled(error.into()))?;
+                match present == *repo {
+                    true => (None, keep),
+                    false => {
+                        let moved = question.of(present);
+                        let keep = self.keep(&moved);
+                        (Some(moved), keep)
+                    }
+                }
+            }
+            None => (None, keep),
+        };
+        // From here on it is about the repo that has the name now: all is kept under that.
+        let question = moved.as_ref().unwrap_or(question);
+        let answer = self.cleaned(reply, &question.route, &target).await?;
         // Looked for in all that may be kept: a listing of a branch, or files in an info, teach nothing and may be masked.
         let learned = if answer.status == 200 { self.learn(question, &answer, authoritative).await? } else { Learned::Nothing };
         let masked = learned == Learned::Masked || (keep.is_some() && is_masked(&answer.body));
@@ -221,7 +311,7 @@ impl Mirror {
             None => answer.status == 200,
         };
         if let Some(keep) = keep.filter(|_| shareable) {
-            self.keep_answer(keep, &answer).await;
+            self.keep_answer(&keep, &answer).await;
         }
         Ok(answer)
     }
@@ -233,6 +323,55 @@ impl Mirror {
             Ok(true) => true,
             Ok(false) => token.is_some() && self.access.check(repo, token).await.is_ok(),
             Err(_) => false,
+        }
+    }
+
+    async fn cleaned(&self, reply: Reply, route: &Route, target: &str) -> Result<Answer, MirrorError> {
+        if reply.status == 429 || reply.status >= 500 {
+            let host = self.origin.base();
+            return Err(SourceError::Busy { host, status: reply.status, retry_after: retry_after(&reply.headers) }.into());
+        }
+        let (len, route) = (reply.body.len(), route.clone());
+        let cleaned = on_worker(len, move || clean(reply, &route)).await?;
+        cleaned.map_err(|cause| {
+            let cause = format!("{target}: {cause}");
+            SourceError::Broken { host: self.origin.base(), cause }.into()
+        })
+    }
+
+    async fn touch_answer(&self, keep: Keep) {
+        let store = self.store.clone();
+        let touched = tokio::task::spawn_blocking(move || store.records().touch(&keep.key, SystemTime::now()));
+        if let Ok(Err(e)) = touched.await {
+            log::warn!("cannot note that a kept answer still holds: {e}");
+        }
+    }
+
+    /// Learns what all files of a commit are, page by page, so that none of them has to be asked for. Best effort.
+    pub(super) async fn list(&self, repo: &RepoId, commit: Commit, token: Option<&Token>) {
+        let revision = Revision::from(commit);
+        let route = Route::Tree { repo: repo.clone(), revision: revision.clone(), path: None::<FilePath> };
+        let mut target = ApiTarget::whole_tree(repo, &revision);
+        let upstream = self.origin.base();
+        for _ in 0..LISTED_PAGES_MAX {
+            let (method, token) = (Method::GET, token.cloned());
+            let question = Question { route: route.clone(), method, target: target.clone(), token, form: None };
+            let Ok(answer) = self.answer(&question).await else { return };
+            if answer.status != 200 {
+                return;
+            }
+            // Taught already if it came from upstream just now, not if it was kept. A masked page teaches nothing, and then the
+            // listing is not complete.
+            let body = answer.body.clone();
+            let Ok(Ok(files)) = on_worker(body.len(), move || parse_tree(&body)).await else { return };
+            self.learn_tree(repo, commit, &files, false).await;
+            let next = answer.headers.iter().find(|(name, _)| name == "link").map(|(_, link)| link);
+            let Some(next) = next else {
+                self.learn_tree(repo, commit, &[], true).await;
+                return;
+            };
+            let Some(query) = next_query(next, &[&upstream, "https://huggingface.co"]) else { return };
+            target = ApiTarget::new(&route, format!("?{query}"));
         }
     }
 
@@ -331,6 +470,26 @@ pub(super) fn next_of(headers: &[(String, String)], route: &Route) -> Option<Str
     Some(ApiTarget::new(route, url).upstream_path_and_query())
 }
 
+/// What upstream's no says in its body, for those who read headers only.
+fn said(status: u16, body: &[u8]) -> String {
+    let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let error = json.as_ref().and_then(|json| json.get("error")).and_then(|error| error.as_str());
+    error.map_or_else(|| format!("The Hub answered {status}."), str::to_owned)
+}
+
+/// The query of the next page, which is asked of the same path.
+fn next_query(link: &str, upstreams: &[&str]) -> Option<String> {
+    let link = rewrite::link_header(link, upstreams, "http://here")?;
+    let next = link.split(',').find(|part| part.contains("rel=\"next\""))?;
+    let url = next.split_once('<')?.1.split_once('>')?.0;
+    url.split_once('?').map(|(_, query)| query.to_owned())
+}
+
+fn etag_of(record: &Record) -> Option<&str> {
+    let of = |wanted: &str| record.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    of(UPSTREAM_ETAG).or_else(|| of("etag"))
+}
+
 fn commit_of(answer: &Answer) -> Option<Commit> {
     answer.headers.iter().find(|(name, _)| name == "x-repo-commit").and_then(|(_, value)| Commit::parse(value))
 }
@@ -366,8 +525,10 @@ fn clean(reply: Reply, route: &Route) -> Result<Answer, String> {
         true => match rewrite::strip_xet(&reply.body) {
             Ok(Cow::Borrowed(_)) => reply.body.clone(),
             Ok(Cow::Owned(stripped)) => {
-                // The tag was of other bytes.
-                headers.retain(|(name, _)| name != "etag");
+                // The tag was of other bytes; it still says whether upstream's have changed.
+                for (name, _) in headers.iter_mut().filter(|(name, _)| name == "etag") {
+                    *name = UPSTREAM_ETAG.to_owned();
+                }
                 Bytes::from(stripped)
             }
             Err(error) => return Err(format!("its JSON cannot be read: {error}")),
@@ -377,7 +538,13 @@ fn clean(reply: Reply, route: &Route) -> Result<Answer, String> {
     // Agent harnesses must be an object, or clients crash and remember it for a day.
     if matches!(route, Route::AgentHarnesses) && !(reply.status == 200 && body.trim_ascii_start().starts_with(b"{")) {
         let error = HubError::no_such_page();
-        return Ok(Answer { status: error.status, headers: Vec::new(), body: error.body().into(), from: "upstream" });
+        let mut headers = vec![("content-type".to_owned(), "application/json; charset=utf-8".to_owned())];
+        headers.extend(error.headers().into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)));
+        return Ok(Answer { status: error.status, headers, body: error.body().into(), from: "upstream" });
+    }
+    if reply.status >= 400 && text("x-error-message").is_none_or(str::is_empty) {
+        headers.retain(|(name, _)| name != "x-error-message");
+        headers.push(("x-error-message".into(), header_safe(&said(reply.status, &body))));
     }
     if reply.status == 401 && text("x-error-code").is_none() && route.repo().is_some() {
         let error = refused(401, None, text("x-error-message").unwrap_or(""), None);

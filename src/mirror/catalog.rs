@@ -1,13 +1,14 @@
 //! What a path of a revision is: commit, content id, size. From what is kept if it may be used, else from upstream.
 
+use super::promises::{Asker, Part};
 use super::{KEPT_PATIENCE, Mirror};
 use crate::access::Admission;
 use crate::config::Config;
 use crate::hub::{ApiTarget, Commit, FilePath, HubError, Oid, RepoId, Revision, TreeFile};
 use crate::source::{Asking, Located, Origin, SourceError, Token};
-use crate::store::{ListedFile, Listing, Store};
+use crate::store::{ListedFile, Listing, Store, git_blob_oid};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Listings kept in memory, by the number of files in them all.
 const LISTED_FILES_MAX: u64 = 1_000_000;
@@ -16,6 +17,9 @@ const LISTING_WEIGHT: u32 = 20;
 /// Answers that may be on their way or just arrived; only to ask once for many.
 const COALESCED_MAX: u64 = 10_000;
 const COALESCED_FOR: Duration = Duration::from_secs(2);
+
+/// A commit is not listed on our own account more often.
+const LISTED_EVERY: Duration = Duration::from_secs(600);
 
 /// A file, as far as serving it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +42,10 @@ pub(super) struct Catalog {
     listings: moka::sync::Cache<(RepoId, Commit), Shared<Listing>>,
     absent: moka::sync::Cache<(RepoId, Commit, FilePath), ()>,
     asking: moka::future::Cache<Asked, Located>,
+    /// Commits of which a file had to be asked for.
+    asked_of: moka::sync::Cache<(RepoId, Commit), ()>,
+    /// Commits whose listing was asked for a caller, however that ended.
+    listed: moka::future::Cache<(RepoId, Commit, [u8; 32]), ()>,
 }
 
 impl Catalog {
@@ -54,6 +62,8 @@ impl Catalog {
             listings: moka::sync::Cache::builder().weigher(weigh).max_capacity(LISTED_FILES_MAX).build(),
             absent: moka::sync::Cache::builder().max_capacity(100_000).time_to_live(config.freshness.missing).build(),
             asking: moka::future::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(COALESCED_FOR).build(),
+            asked_of: moka::sync::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(LISTED_EVERY).build(),
+            listed: moka::future::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(LISTED_EVERY).build(),
         }
     }
 
@@ -81,7 +91,7 @@ impl Catalog {
         kept.ok()?.ok()?.map(|kept| (kept.commit, kept.at))
     }
 
-    pub(super) async fn learn_ref(&self, repo: &RepoId, revision: &Revision, commit: Commit) {
+    async fn learn_ref(&self, repo: &RepoId, revision: &Revision, commit: Commit) {
         if revision.as_commit() == Some(commit) {
             return;
         }
@@ -92,8 +102,8 @@ impl Catalog {
         }
     }
 
-    /// Remembers files of a commit; `complete` when these are all there are.
-    pub(super) async fn learn_files(&self, repo: &RepoId, commit: Commit, files: &[TreeFile], complete: bool) {
+    /// Remembers files of a commit; `complete` when with these all are known. On the disk only if `keep`.
+    async fn learn_files(&self, repo: &RepoId, commit: Commit, files: &[TreeFile], complete: bool, keep: bool) {
         let listing = self.listing(repo, commit).await;
         let (fresh, file_count): (Vec<(FilePath, ListedFile)>, _) = {
             let mut listing = listing.lock().unwrap_or_else(|e| e.into_inner());
@@ -115,6 +125,9 @@ impl Catalog {
         };
         // Re-inserted so that its weight is counted anew.
         self.listings.insert((repo.clone(), commit), listing.clone());
+        if !keep {
+            return;
+        }
         let (store, repo) = (self.store.clone(), repo.clone());
         let written = tokio::task::spawn_blocking(move || {
             let entries: Vec<_> = fresh.iter().map(|(path, listed)| (path.as_str(), listed.clone())).collect();
@@ -153,6 +166,37 @@ enum Known {
 }
 
 impl Mirror {
+    /// As [`Mirror::file`], and in agreement with what this client was told of the revision before.
+    pub async fn file_for(
+        &self,
+        asker: &Asker,
+        part: Part,
+        token: Option<&Token>,
+        admission: Admission,
+    ) -> Result<FileInfo, HubError> {
+        if asker.revision.as_commit().is_some() {
+            return self.file(&asker.repo, &asker.revision, &asker.path, token, admission).await;
+        }
+        let due = self.promises.due(asker, part, Instant::now()).map(Revision::from);
+        let found = match &due {
+            Some(at) => self.file(&asker.repo, at, &asker.path, token, admission).await.ok(),
+            None => None,
+        };
+        let file = match found {
+            Some(file) => file,
+            None => self.file(&asker.repo, &asker.revision, &asker.path, token, admission).await?,
+        };
+        self.promises.make(asker.clone(), part, file.commit, Instant::now());
+        Ok(file)
+    }
+
+    /// What git holds of an LFS file in its stead, and that text's own id.
+    pub fn pointer(file: &FileInfo) -> (String, Oid) {
+        let text = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n", file.oid, file.size);
+        let oid = git_blob_oid(text.as_bytes());
+        (text, oid)
+    }
+
     /// Finds a file, for a caller that [`crate::access::Access`] lets read the repo.
     pub async fn file(
         &self,
@@ -171,7 +215,11 @@ impl Mirror {
             }),
         };
         if let Some((commit, true)) = kept {
-            match self.known(repo, commit, path).await {
+            let mut known = self.known(repo, commit, path).await;
+            if matches!(known, Known::Unknown) && self.list_ahead(repo, commit, token).await {
+                known = self.known(repo, commit, path).await;
+            }
+            match known {
                 Known::File(file) => return Ok(file),
                 Known::Absent => return Err(HubError::entry_not_found(Some(commit))),
                 Known::Unknown => {}
@@ -195,17 +243,17 @@ impl Mirror {
                 let file =
                     FileInfo { repo: repo.clone(), commit: found.commit, path: path.clone(), oid: found.oid, size: found.size };
                 if at == *revision {
-                    catalog.learn_ref(repo, revision, found.commit).await;
+                    self.learn_revision(repo, revision, found.commit).await;
                 }
                 let lfs = found.oid.is_sha256();
                 let learned = TreeFile { path: path.clone(), oid: found.oid, size: found.size, lfs };
-                catalog.learn_files(repo, found.commit, &[learned], false).await;
+                self.learn_tree(repo, found.commit, &[learned], false).await;
                 Ok(file)
             }
             Err(SourceError::Refused { code: Some(code), commit, .. }) if code == "EntryNotFound" => {
                 if let Some(commit) = commit {
                     if at == *revision {
-                        catalog.learn_ref(repo, revision, commit).await;
+                        self.learn_revision(repo, revision, commit).await;
                     }
                     catalog.absent.insert((repo.clone(), commit, path.clone()), ());
                 }
@@ -217,6 +265,31 @@ impl Mirror {
             }
             Err(error) => Err(error.to_hub()),
         }
+    }
+
+    /// Asks for the whole listing of a commit when a second file of it is asked for that nobody has listed: clients before
+    /// 1.22 take the files' names from the repo's facts and then ask for each, which would cost upstream as many questions.
+    /// True when more may be known now.
+    async fn list_ahead(&self, repo: &RepoId, commit: Commit, token: Option<&Token>) -> bool {
+        let catalog = &self.catalog;
+        if catalog.offline || catalog.listing(repo, commit).await.lock().is_ok_and(|listing| listing.complete) {
+            return false;
+        }
+        let of = (repo.clone(), commit);
+        if !catalog.asked_of.contains_key(&of) {
+            catalog.asked_of.insert(of, ());
+            return false;
+        }
+        let key = (repo.clone(), commit, Token::fingerprint(token));
+        if catalog.listed.contains_key(&key) {
+            return false;
+        }
+        let listed = catalog.listed.get_with(key.clone(), self.list(repo, commit, token));
+        if tokio::time::timeout(KEPT_PATIENCE, listed).await.is_err() {
+            // Upstream is slow with it: files are asked for one by one.
+            catalog.listed.insert(key, ()).await;
+        }
+        true
     }
 
     async fn known(&self, repo: &RepoId, commit: Commit, path: &FilePath) -> Known {
@@ -265,10 +338,12 @@ impl Mirror {
     }
 
     pub(super) async fn learn_revision(&self, repo: &RepoId, revision: &Revision, commit: Commit) {
-        self.catalog.learn_ref(repo, revision, commit).await;
+        if self.may_cache(repo) {
+            self.catalog.learn_ref(repo, revision, commit).await;
+        }
     }
 
     pub(super) async fn learn_tree(&self, repo: &RepoId, commit: Commit, files: &[TreeFile], complete: bool) {
-        self.catalog.learn_files(repo, commit, files, complete).await;
+        self.catalog.learn_files(repo, commit, files, complete, self.may_cache(repo)).await;
     }
 }

@@ -30,6 +30,9 @@ pub enum MirrorError {
     /// Not kept here, and upstream is not asked.
     #[error("not in this mirror's cache, and it runs offline")]
     Offline,
+    /// A rule of the operator's is against the repo.
+    #[error("{}", .0.message)]
+    Ruled(Box<HubError>),
 }
 
 impl MirrorError {
@@ -47,6 +50,7 @@ impl MirrorError {
             MirrorError::Crowded => HubError::upstream_unavailable(&self.to_string(), 5),
             MirrorError::Rotten { .. } => HubError::upstream_unavailable(&self.to_string(), 1),
             MirrorError::Offline => HubError::offline(),
+            MirrorError::Ruled(error) => (**error).clone(),
         }
     }
 }

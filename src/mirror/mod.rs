@@ -11,24 +11,30 @@ mod error;
 mod fill;
 mod flights;
 mod limits;
+mod names;
+mod promises;
 mod reader;
+mod rules;
 mod sources;
 mod through;
 
-pub use answers::{Answer, Question};
+pub use answers::{Answer, Question, UPSTREAM_ETAG};
 pub use catalog::FileInfo;
 pub use error::MirrorError;
 pub(crate) use error::refused;
+pub(crate) use names::Names;
+pub use promises::{Asker, Part};
 pub use reader::Reader;
 
 use crate::access::{Access, Admission};
 use crate::config::{Config, WhenClientLeaves};
-use crate::hub::Oid;
+use crate::hub::{Oid, RepoId};
 use crate::source::{Origin, SourceError, Token};
 use crate::store::{Blocks, Loan, Store, StoreError};
 use catalog::Catalog;
 use fill::Fill;
 use limits::{Disk, Limits, Turns};
+use promises::Promises;
 use sources::Sources;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -66,10 +72,15 @@ pub struct Mirror {
     pub(crate) origin: Arc<Origin>,
     pub(crate) access: Access,
     pub(crate) config: Config,
+    names: Arc<Names>,
+    /// Repos that other names of theirs let be kept, or not.
+    cacheable: moka::sync::Cache<RepoId, bool>,
+    promises: Promises,
     catalog: Catalog,
     answers: answers::Coalesced,
     /// Targets of pages that an answer's `Link` has led to.
     led_to: moka::sync::Cache<String, ()>,
+    searches: answers::Searches,
     limits: Arc<Limits>,
     /// Exactly one fill per live object, or two would fetch the same block.
     fills: Mutex<HashMap<Oid, Weak<Fill>>>,
@@ -97,11 +108,16 @@ impl Mirror {
             patience: config.upstream.patience,
             when_client_leaves: config.fetch.when_client_leaves,
         };
+        let names = Arc::new(Names::new(config, origin.clone(), store.clone()));
         Arc::new(Mirror {
-            access: Access::new(config, origin.clone(), store.clone()),
+            access: Access::new(config, origin.clone(), store.clone(), names.clone()),
+            names,
+            promises: Promises::new(),
+            cacheable: moka::sync::Cache::new(rules::NAMED_MAX),
             catalog: Catalog::new(config, origin.clone(), store.clone()),
             answers: answers::coalesced(),
             led_to: moka::sync::Cache::new(answers::LED_TO_MAX),
+            searches: answers::searches(),
             config: config.clone(),
             store,
             origin,
@@ -121,6 +137,9 @@ impl Mirror {
         token: Option<&Token>,
         admission: Admission,
     ) -> Result<Reader, MirrorError> {
+        if !self.may_cache(&file.repo) {
+            return self.read_uncached(file, token, admission);
+        }
         self.store.touch(&file.oid);
         let opened = match self.live(file) {
             Some(fill) => Ok(fill),
@@ -156,6 +175,13 @@ impl Mirror {
         self.limits.disk.failed(&error);
         if self.config.upstream.offline {
             return Err(error.into());
+        }
+        self.read_uncached(file, token, admission)
+    }
+
+    fn read_uncached(&self, file: &FileInfo, token: Option<&Token>, admission: Admission) -> Result<Reader, MirrorError> {
+        if self.config.upstream.offline {
+            return Err(MirrorError::Offline);
         }
         let sources = Sources::new(self.origin.clone(), file.oid);
         sources.add(file, token, admission);

@@ -101,9 +101,11 @@ impl Reader {
                 }
                 Err(_) => {
                     // Slow is told by a head now and bytes later; what fails is tried on for others, and told to this one.
-                    if let Way::Kept(Kept { fill, .. }) = &self.way
-                        && let Some(trouble) = fill.trouble()
-                    {
+                    let trouble = match &self.way {
+                        Way::Kept(Kept { fill, .. }) => fill.trouble(),
+                        Way::Through(through) => through.trouble(),
+                    };
+                    if let Some(trouble) = trouble {
                         return Err(trouble);
                     }
                 }

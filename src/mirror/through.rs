@@ -26,6 +26,8 @@ pub(super) struct Through {
     limits: Arc<Limits>,
     /// The running answer of upstream's, between two pieces.
     parked: Arc<Parked>,
+    /// What the last try met with, while there are more to come.
+    trouble: Option<MirrorError>,
     /// Of all bytes from the first one on, as long as they came in order.
     hasher: Option<ObjectHasher>,
     hashed: u64,
@@ -72,7 +74,7 @@ impl Through {
     pub(super) fn new(oid: Oid, size: u64, sources: Arc<Sources>, limits: Arc<Limits>) -> Through {
         metrics().served_through.inc();
         let hasher = Some(ObjectHasher::new(&oid, size));
-        Through { oid, size, sources, limits, parked: Arc::default(), hasher, hashed: 0, fill: None }
+        Through { oid, size, sources, limits, parked: Arc::default(), trouble: None, hasher, hashed: 0, fill: None }
     }
 
     /// Goes on where the store could not: after `hashed` bytes that `hasher` has seen, or somewhere within (`None`).
@@ -99,14 +101,23 @@ impl Through {
         let since = Instant::now();
         loop {
             let error = match self.piece(&span).await {
-                Ok(bytes) => return self.prove(span.start, bytes).map(Some),
+                Ok(bytes) => {
+                    self.trouble = None;
+                    return self.prove(span.start, bytes).map(Some);
+                }
                 Err(error) => error,
             };
             fruitless += 1;
             let left = self.limits.patience.saturating_sub(since.elapsed());
             let Some(wait) = error.retry_wait(fruitless).filter(|wait| *wait <= left) else { return Err(error) };
+            self.trouble = Some(error);
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Why there are no bytes yet, if that is known.
+    pub(super) fn trouble(&self) -> Option<MirrorError> {
+        self.trouble.clone()
     }
 
     async fn piece(&mut self, span: &Range<u64>) -> Result<Bytes, MirrorError> {

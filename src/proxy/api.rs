@@ -2,7 +2,7 @@
 
 use super::{HubProxy, Refusal, respond};
 use crate::hub::{ApiTarget, HubError, Route, if_none_match, rewrite};
-use crate::mirror::Question;
+use crate::mirror::{Question, UPSTREAM_ETAG};
 use crate::source::Token;
 use bytes::{Bytes, BytesMut};
 use http::{Method, header};
@@ -38,6 +38,9 @@ impl HubProxy {
         let bases = [upstream.as_str(), "https://huggingface.co"];
         let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len() + 4))?;
         for (name, value) in &answer.headers {
+            if name == UPSTREAM_ETAG {
+                continue;
+            }
             if name != "link" {
                 head.append_header(name.clone(), value)?;
             } else if let Some(link) = rewrite::link_header(value, &bases, &base) {

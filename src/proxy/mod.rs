@@ -6,12 +6,14 @@
 
 mod api;
 mod connection;
+mod file;
 mod front;
 mod head;
 mod range;
 mod raw;
 mod respond;
 mod storage;
+mod write;
 
 pub use front::Front;
 pub use head::fuzz_head;
@@ -25,12 +27,13 @@ use crate::mirror::{FileInfo, Mirror, MirrorError, Reader};
 use crate::source::{SourceError, Token};
 use async_trait::async_trait;
 use connection::Connection;
+use file::Found;
 use http::{Method, header};
 use pingora_cache::{CacheKey, CacheMeta, NoCacheReason};
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,6 +59,8 @@ pub struct Ctx {
     started: Instant,
     label: &'static str,
     file: Option<FileInfo>,
+    /// The request itself goes upstream.
+    passes: bool,
     /// Taken by the cache's storage when the object is looked up.
     reader: Option<Reader>,
     ask: RangeAsk,
@@ -118,16 +123,32 @@ impl HubProxy {
         let route = Route::parse(&method, &raw_target).map_err(|e| HubError::from(e).into_refusal())?;
         ctx.label = route.label();
         let token = Token::from_header(head.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()));
-        if !matches!(route, Route::Own(_) | Route::Preflight | Route::Telemetry | Route::Write | Route::Unknown) {
+        if matches!(route, Route::Write) {
+            self.may_write()?;
+        }
+        if !matches!(route, Route::Own(_) | Route::Preflight | Route::Telemetry | Route::Unknown) {
             ctx.ticket = Some(self.enter(ctx.client).await?);
         }
+        let route = match route.repo() {
+            Some(name) => {
+                let repo = self.mirror.present_name(name, token.as_ref()).await.map_err(HubError::into_refusal)?;
+                route.of(repo)
+            }
+            None => route,
+        };
         match route {
             Route::Resolve { repo, revision, path } => {
-                let admission = self.admit(&repo, &revision, &path, token.as_ref()).await?;
-                let token = self.mirror.access.acting(&repo, admission, token.as_ref());
-                let file =
-                    self.mirror.file(&repo, &revision, &path, token.as_ref(), admission).await.map_err(HubError::into_refusal)?;
-                self.prepare(session, ctx, file, token.as_ref(), admission).await?;
+                let found = self.find(session, ctx, repo, revision, path, token.as_ref()).await?;
+                self.prepare(session, ctx, found).await?;
+                Ok(None)
+            }
+            Route::Raw { repo, revision, path } => {
+                let found = self.find(session, ctx, repo, revision, path, token.as_ref()).await?;
+                if found.file.oid.is_sha256() {
+                    self.pointer(session, &found.file).await?;
+                    return Ok(Some(()));
+                }
+                self.prepare(session, ctx, found).await?;
                 Ok(None)
             }
             Route::Own(own) => {
@@ -142,7 +163,11 @@ impl HubProxy {
                 respond::empty(session, 204).await?;
                 Ok(Some(()))
             }
-            Route::Write => Err(HubError::read_only_mirror().into_refusal()),
+            Route::Write => {
+                ctx.passes = true;
+                ctx.from = "upstream";
+                Ok(None)
+            }
             Route::Bucket | Route::Manifest | Route::Git { .. } | Route::Unknown => Err(HubError::no_such_page().into_refusal()),
             route => {
                 let target = ApiTarget::new(&route, &raw_target);
@@ -189,14 +214,9 @@ impl HubProxy {
     }
 
     /// Waits for the first byte of what is asked, so that trouble still has a status of its own.
-    async fn prepare(
-        &self,
-        session: &Session,
-        ctx: &mut Ctx,
-        file: FileInfo,
-        token: Option<&Token>,
-        admission: Admission,
-    ) -> Result<(), Refusal> {
+    async fn prepare(&self, session: &Session, ctx: &mut Ctx, found: Found) -> Result<(), Refusal> {
+        let Found { file, admission, token } = found;
+        let token = token.as_ref();
         let request = session.req_header();
         ctx.ask = range::asked(request, &file);
         let first = match &ctx.ask {
@@ -279,6 +299,7 @@ impl ProxyHttp for HubProxy {
             started: Instant::now(),
             label: "unknown",
             file: None,
+            passes: false,
             reader: None,
             ask: RangeAsk::Whole,
             from: "mirror",
@@ -308,6 +329,12 @@ impl ProxyHttp for HubProxy {
             Ok(Some(())) => Ok(true),
             Ok(None) => Ok(false),
             Err(Refusal::Hub(error)) => {
+                let request = session.req_header();
+                let is_file = matches!(ctx.label, "resolve" | "raw") && request.method == Method::GET;
+                let error = match is_file {
+                    true => file::told_to(*error, head_text(request, header::USER_AGENT)),
+                    false => *error,
+                };
                 respond::refuse(session, &error).await?;
                 Ok(true)
             }
@@ -339,8 +366,11 @@ impl ProxyHttp for HubProxy {
         range::apply(resp, &ctx.ask, ctx.file.as_ref())
     }
 
-    async fn response_filter(&self, _session: &mut Session, resp: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+    async fn response_filter(&self, session: &mut Session, resp: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
         resp.remove_header(&header::AGE);
+        if ctx.passes {
+            return self.write_answer(session, resp);
+        }
         if let Some(file) = &ctx.file {
             ctx.from = "object";
             resp.insert_header("X-Repo-Commit", file.commit.as_str())?;
@@ -360,21 +390,47 @@ impl ProxyHttp for HubProxy {
         Ok(())
     }
 
-    async fn upstream_peer(&self, session: &mut Session, _ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        if ctx.passes {
+            return Ok(Box::new(self.write_peer()));
+        }
         // Every answer is the mirror's own; nothing is passed on as it is.
         session.cache.disable(NoCacheReason::InternalError);
         Error::e_explain(ErrorType::InternalError, "a request fell through to the proxy")
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, _ctx: &mut Ctx) -> FailToProxy {
+    async fn upstream_request_filter(&self, _session: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
+        if ctx.passes { self.write_head(request) } else { Ok(()) }
+    }
+
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        _session: &mut Session,
+        e: Box<Error>,
+        _ctx: &mut Ctx,
+        _client_reused: bool,
+    ) -> Box<Error> {
+        let mut e = e.more_context(format!("Peer: {peer}"));
+        // A write that got no answer may have been done.
+        e.retry = false.into();
+        e
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
         let error_code = match e.etype() {
             ErrorType::HTTPStatus(code) => *code,
             _ if *e.esource() == pingora_core::ErrorSource::Downstream => 0,
             _ => 500,
         };
         if error_code > 0 && session.response_written().is_none() {
-            let mut error = HubError::internal("the request could not be handled; see the mirror's log");
-            error.status = error_code;
+            let error = match ctx.passes {
+                true => HubError::upstream_unavailable(e.etype().as_str(), RETRY_AFTER),
+                false => {
+                    let error = HubError::internal("the request could not be handled; see the mirror's log");
+                    HubError { status: error_code, ..error }
+                }
+            };
             // The connection is given up next, whatever becomes of this.
             let _ = respond::refuse(session, &error).await;
         }
@@ -413,6 +469,10 @@ impl ProxyHttp for HubProxy {
         ctx.ticket = None;
         Connection::request_is_done(session);
     }
+}
+
+fn head_text(request: &RequestHeader, name: header::HeaderName) -> Option<&str> {
+    request.headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// Meta of an object as pingora's cache wants it; what belongs to the request is added on the way out.

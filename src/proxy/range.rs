@@ -62,5 +62,6 @@ fn unsatisfiable(head: &mut ResponseHeader, size: u64) -> pingora_core::Result<R
     head.insert_header("Content-Length", 0)?;
     head.remove_header("Content-Type");
     head.insert_header("Content-Range", content_range::write_unsatisfied(size))?;
+    head.insert_header("X-Error-Message", format!("The range cannot be satisfied: the file has {size} bytes."))?;
     Ok(RangeType::Invalid)
 }

@@ -44,12 +44,19 @@ pub struct Asking<'a> {
     open_repo: bool,
     for_bytes: bool,
     of_fallbacks: bool,
+    unless: Option<&'a str>,
 }
 
 impl<'a> Asking<'a> {
     pub(super) fn new(origin: &'a Origin) -> Asking<'a> {
         let timeout = origin.question_timeout;
-        Asking { origin, timeout, open_repo: false, for_bytes: false, of_fallbacks: false }
+        Asking { origin, timeout, open_repo: false, for_bytes: false, of_fallbacks: false, unless: None }
+    }
+
+    /// Asks whether what is known by this tag still holds: the reply may then be a 304 without a body.
+    #[must_use]
+    pub fn unless(self, etag: Option<&'a str>) -> Asking<'a> {
+        Asking { unless: etag, ..self }
     }
 
     /// Gives up after this time, or after `upstream.question_timeout` if that is shorter.
@@ -200,7 +207,7 @@ impl<'a> Asking<'a> {
         let mut commit = None;
         let mut linked = (None, None);
         for _ in 0..REDIRECTS_MAX {
-            let body = self.origin.send(&Method::HEAD, &url, token, None, None, "head", Some((subject, deadline))).await?;
+            let body = self.origin.send(&Method::HEAD, &url, token, None, None, "head", Some((subject, deadline)), None).await?;
             let text = |name: &str| body.headers.get(name).and_then(|v| v.to_str().ok());
             commit = commit.or_else(|| text("x-repo-commit").and_then(Commit::parse));
             linked.0 = linked.0.or_else(|| text("x-linked-etag").and_then(Oid::from_etag));
@@ -302,7 +309,7 @@ impl<'a> Asking<'a> {
         let question = Some((subject(method, target), deadline));
         let mut url = upstream.base.with_target(target);
         for _ in 0..REDIRECTS_MAX {
-            let mut body = self.origin.send(method, &url, token, None, form.clone(), "api", question).await?;
+            let mut body = self.origin.send(method, &url, token, None, form.clone(), "api", question, self.unless).await?;
             if matches!(body.status, 301 | 302 | 303 | 307 | 308) {
                 let next = body.headers.get("location").and_then(|v| v.to_str().ok()).and_then(|v| url.join(v));
                 if let Some(next) = next.filter(|next| next.host == upstream.base.host) {
@@ -314,7 +321,8 @@ impl<'a> Asking<'a> {
             }
             let whole = body.read_whole(self.patience(deadline)).await?;
             let headers = std::mem::take(&mut body.headers);
-            let reply = Reply { status: body.status, headers, body: whole, authoritative: upstream.trusted };
+            let reply =
+                Reply { status: body.status, headers, body: whole, target: url.target.clone(), authoritative: upstream.trusted };
             body.release().await;
             return Ok(reply);
         }

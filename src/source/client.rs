@@ -55,6 +55,8 @@ pub(super) struct Ask<'a> {
     pub(super) token: Option<&'a Token>,
     pub(super) span: Option<Range<u64>>,
     pub(super) form: Option<(&'a str, Bytes)>,
+    /// The tag of what is known already: an answer that has it may be a 304.
+    pub(super) unless: Option<&'a str>,
     /// For the metrics: `api`, `head` or `block`.
     pub(super) kind: &'static str,
     /// What a question is about; `None` for bytes.
@@ -166,7 +168,7 @@ impl Client {
         Err(SourceError::Unreachable { host: host(), cause: "kept connections are closed again and again".into() })
     }
 
-    fn peer(&self, url: &Url) -> HttpPeer {
+    pub(super) fn peer(&self, url: &Url) -> HttpPeer {
         // 0.0.0.0 stands for "whatever the dialer finds"; pingora's pool then does not compare addresses.
         let sni = if url.tls { url.host.clone() } else { String::new() };
         let mut peer = HttpPeer::new((Ipv4Addr::UNSPECIFIED, url.port), url.tls, sni);
@@ -233,6 +235,9 @@ fn request(ask: &Ask<'_>) -> Result<RequestHeader, SourceError> {
         }
         if let Some(span) = &ask.span {
             head.insert_header("Range", format!("bytes={}-{}", span.start, span.end.saturating_sub(1)))?;
+        }
+        if let Some(etag) = ask.unless {
+            head.insert_header("If-None-Match", etag)?;
         }
         if let Some((content_type, bytes)) = &ask.form {
             head.insert_header("Content-Type", *content_type)?;

@@ -13,6 +13,7 @@ use crate::config;
 use crate::hub::{Commit, Oid, Route, content_range};
 use bytes::Bytes;
 use http::{HeaderMap, Method};
+use pingora_core::upstreams::peer::HttpPeer;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
@@ -59,6 +60,8 @@ pub struct Reply {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// What was asked in the end, after redirects: another repo's, where that is what the name leads to.
+    pub target: String,
     /// Whether the Hub, or a fallback that is trusted like it, has said this. If not, nothing about access may be learned.
     pub authoritative: bool,
 }
@@ -141,6 +144,17 @@ impl Origin {
         self.operator.is_some()
     }
 
+    /// Asks whether what is known by this tag still holds; see [`Asking::unless`].
+    pub fn unless<'a>(&'a self, etag: Option<&'a str>) -> Asking<'a> {
+        Asking::new(self).unless(etag)
+    }
+
+    /// The first upstream, for a request that is passed on as it is, and the `Host` it is known by.
+    pub fn peer(&self) -> (HttpPeer, String) {
+        let base = &self.upstreams[0].base;
+        (self.client.peer(base), base.authority())
+    }
+
     /// Asks about a repo that the caller knows to be open to all; see [`Asking::of_open_repo`].
     pub fn of_open_repo(&self) -> Asking<'_> {
         Asking::new(self).of_open_repo()
@@ -177,7 +191,7 @@ impl Origin {
         for _ in 0..REDIRECTS_MAX {
             // Whoever may not see the token may not choose what it opens either, by a redirect back.
             token = token.filter(|_| self.may_see_tokens(&url));
-            let body = self.send(&Method::GET, &url, token, Some(span.clone()), None, "block", None).await?;
+            let body = self.send(&Method::GET, &url, token, Some(span.clone()), None, "block", None, None).await?;
             let text = |name: &str| body.headers.get(name).and_then(|v| v.to_str().ok());
             let host = url.authority();
             let wrong = |cause: String| SourceError::Broken { host: host.clone(), cause: format!("GET {url}: {cause}") };
@@ -227,6 +241,7 @@ impl Origin {
         form: Option<(&str, Bytes)>,
         kind: &'static str,
         question: Option<(Subject, Instant)>,
+        unless: Option<&str>,
     ) -> Result<Body, SourceError> {
         let token = token.filter(|_| self.may_see_tokens(url));
         let upstream = self.upstreams.iter().find(|upstream| upstream.base.is_same_host(url));
@@ -237,6 +252,7 @@ impl Origin {
                 token,
                 span,
                 form,
+                unless,
                 kind,
                 subject: question.map(|(subject, _)| subject),
                 deadline: question.map(|(_, deadline)| deadline),

@@ -127,8 +127,9 @@ impl<F: FileLayer> BlockFile<F> {
                 Fill::HeaderOnly if ObjectHasher::new(oid, 0).matches().is_ok() => {
                     Ok(Opened::Foreign(Foreign::new(layer, oid, header)))
                 }
-                // Blocks were here, and without checksums nobody knows what became of them.
-                fill if Bitmap::from_mask(&mask, block_count).count() > 0 => {
+                // Blocks were here, and without checksums nobody knows what became of them. (A file of DingoSpeed's that it had not
+                // completed is no damage, just of no use.)
+                fill if fill == Fill::Short || (header.is_ours() && Bitmap::from_mask(&mask, block_count).count() > 0) => {
                     Err(StoreError::corrupt(oid, format!("{fault} and is not complete ({fill:?})")))
                 }
                 fill => Ok(Opened::Nothing { why: format!("{fault} and is not complete ({fill:?})") }),

@@ -185,6 +185,11 @@ impl Header {
         self.payload_end().next_multiple_of(8)
     }
 
+    /// Whether the payload starts at a page, as it does in the files that we make and in no others.
+    pub fn is_ours(&self) -> bool {
+        self.payload_start().is_multiple_of(PAGE)
+    }
+
     pub fn flags_offset(&self) -> u64 {
         self.footer_start() + 88
     }

@@ -45,6 +45,12 @@ impl ObjectHasher {
     }
 }
 
+/// Returns the name that git gives these bytes.
+pub fn git_blob_oid(bytes: &[u8]) -> Oid {
+    let hash = Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize();
+    Oid::parse(&hex(&hash)).expect("40 hex digits are an oid")
+}
+
 /// Returns the first 16 hex digits of the sha256 of `text`, to tell file names apart.
 pub(super) fn short_hash(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes())[..8])

@@ -8,6 +8,7 @@
 //! <root>/api/<plural>/<repo>/refs/<revision>.json             where a revision points (refs)
 //! <root>/api/<plural>/<repo>/access.json                      whether it is open      (refs)
 //! <root>/api/<plural>/<repo>/accepted.json                    who was let in, by hash   (refs)
+//! <root>/api/aliases/<plural name>.json                       where an old name leads     (refs)
 //! <root>/quarantine/<name>.<unix ms>.blob, .reason            what was found broken
 //! <root>/tmp/                                                 files not yet named; emptied at start
 //! <root>/pins                                                 what is never evicted   (pins)

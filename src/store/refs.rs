@@ -12,6 +12,7 @@ use crate::hub::{Commit, RepoId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
+    fs, io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -33,6 +34,13 @@ pub struct KeptRef {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptAccess {
     pub open: bool,
+    pub at: SystemTime,
+}
+
+/// The repo that a name leads to, as upstream told it at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptAlias {
+    pub repo: RepoId,
     pub at: SystemTime,
 }
 
@@ -60,6 +68,12 @@ struct AccessFile {
 #[derive(Default, Serialize, Deserialize)]
 struct AcceptedFile {
     accepted: HashMap<String, u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AliasFile {
+    name: String,
+    at_ms: u64,
 }
 
 impl Refs {
@@ -121,6 +135,47 @@ impl Refs {
         if change(&mut file.accepted) { self.put(&path, &file) } else { Ok(()) }
     }
 
+    /// Notes which repo a name leads to. Upper and lower case of the name are one, as on the Hub, so that there is one such
+    /// note per name however it is spelt.
+    pub fn put_alias(&self, name: &RepoId, repo: &RepoId, at: SystemTime) -> Result<(), StoreError> {
+        self.put(&self.alias_path(name), &AliasFile { name: repo.name().into(), at_ms: place::unix_ms(at) })
+    }
+
+    pub fn get_alias(&self, name: &RepoId) -> Result<Option<KeptAlias>, StoreError> {
+        let file: Option<AliasFile> = self.get(&self.alias_path(name))?;
+        let alias = |file: AliasFile| {
+            Some(KeptAlias { repo: RepoId::parse(name.kind(), &file.name).ok()?, at: place::from_unix_ms(file.at_ms) })
+        };
+        Ok(file.and_then(alias))
+    }
+
+    /// Forgets where a name leads; it need not be known.
+    pub fn remove_alias(&self, name: &RepoId) -> Result<(), StoreError> {
+        let path = self.alias_path(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path.display(), error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives what is known of a repo's commits, revisions and readers to its new name, of which nothing is known yet.
+    pub fn rename(&self, old: &RepoId, new: &RepoId) -> Result<(), StoreError> {
+        let (from, to) = (self.place.api(old), self.place.api(new));
+        if to.exists() {
+            return Ok(());
+        }
+        // One by one: below `api/models/gpt2` may also lie what is known of a repo `gpt2/name`.
+        for name in ["commits", "refs", "access.json"] {
+            match self.place.rename(&from.join(name), &to.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("rename", from.join(name).display(), error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn put(&self, path: &Path, file: &impl Serialize) -> Result<(), StoreError> {
         let text = serde_json::to_vec(file).map_err(|error| StoreError::misuse(format!("write a ref as JSON: {error}")))?;
         self.place.replace(path, &[&text])
@@ -133,6 +188,11 @@ impl Refs {
 
     fn ref_path(&self, repo: &RepoId, revision: &str) -> std::path::PathBuf {
         self.place.api(repo).join("refs").join(format!("{}.json", place::file_name(revision)))
+    }
+
+    fn alias_path(&self, name: &RepoId) -> std::path::PathBuf {
+        let file = format!("{}.json", place::file_name(&name.folded().to_string()));
+        self.place.root().join("api").join("aliases").join(file)
     }
 
     fn access_path(&self, repo: &RepoId) -> std::path::PathBuf {

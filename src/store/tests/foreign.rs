@@ -147,9 +147,10 @@ fn the_states_of_a_file_are_told_apart() {
     assert_eq!(state(&[7; 4096]), Err(FormatError::Magic([7; 4])));
     assert_eq!(state(&version_9), Err(FormatError::Version(9)));
 
-    for nothing in [&[][..], short, &dingo_file(MIB, &[], &[])] {
+    for nothing in [&[][..], &dingo_file(MIB, &payload, &[0, 2]), &dingo_file(MIB, &[], &[])] {
         assert!(matches!(open(nothing.to_vec(), &oid), Ok(Opened::Nothing { .. })));
     }
+    assert!(matches!(open(short.to_vec(), &oid), Err(StoreError::Corrupt { .. })));
     assert!(matches!(open(version_9, &oid), Err(StoreError::Corrupt { reason, .. }) if reason.contains("version 9")));
     let padded = [whole, vec![0xaa; 300]].concat();
     assert!(adopt(padded, &oid).1.is_verified(), "what follows the payload is no concern");
