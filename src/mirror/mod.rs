@@ -9,6 +9,7 @@ mod courier;
 mod error;
 mod fill;
 mod flights;
+mod layer;
 mod limits;
 mod reader;
 mod sources;
