@@ -19,6 +19,7 @@ mod hostile; // clients that mean harm: slow, greedy, malformed, many
 mod keeper; // ls, rm, verify, gc and pin, beside a server and alone
 mod matrix; // every fault of upstream against every way of asking
 mod process; // one process per directory, signals, numbers, log
-mod pull;
-mod tidy; // the rooms of src/ and who may call whom // dingospeed pull, alone and beside a server
+mod pull; // dingospeed pull, alone and beside a server
+mod registry; // GGUF repos by /v2/, as llama.cpp, node-llama-cpp and Ollama ask
+mod tidy; // the rooms of src/ and who may call whom
 mod upstream; // down, silent, slow to allow: breakers, several upstreams, proxies, rate limits
