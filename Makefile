@@ -2,6 +2,7 @@
 #
 #   make run     builds the release and serves on 127.0.0.1:8090; more flags: make run ARGS="--listen 0.0.0.0:8090"
 #   make test    every test, with real Hub clients against a fake Hub on loopback; one: make test ARGS="cold::"
+#   make test-clients  the clients beyond huggingface_hub: Rust, JavaScript, datasets, curl ..; installs a gigabyte, takes ten minutes
 #   make demo    a real model, twice through the mirror with `hf download`, without the internet
 #   make venvs   the Python clients that tests and demo use, into .venvs/
 #   make fuzz    every decoder of outside bytes, a minute each (FUZZ_SECONDS=60); one: make fuzz ARGS="route"
@@ -17,7 +18,7 @@ ARGS   ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.tools/bin
 export PYTHON
 
-.PHONY: run test demo venvs fuzz conformance lint clean tools
+.PHONY: run test test-clients demo venvs fuzz conformance lint clean tools
 
 run: tools
 	$(CARGO) build --release --locked
@@ -25,6 +26,13 @@ run: tools
 
 test: tools venvs
 	$(CARGO) test --workspace --locked -- $(ARGS)
+
+test-clients: tools venvs
+	@$(PYTHON) tests/clients/venvs.py libraries
+	@$(PYTHON) tests/clients/npm.py
+	@./.ci/tools downloaders
+	$(CARGO) test --locked --test it -- clients:: registry::
+	$(CARGO) test --locked --test more -- $(ARGS)
 
 demo: tools
 	@$(PYTHON) tests/clients/venvs.py demo
@@ -47,7 +55,7 @@ lint: tools
 
 clean:
 	$(CARGO) clean
-	rm -rf .venvs .tools
+	rm -rf .venvs .tools tests/clients/npm/*/node_modules
 
 tools:
 	@./.ci/tools
