@@ -71,7 +71,7 @@ pub(super) fn coalesced() -> Coalesced {
 }
 
 /// Whether and for how long an answer may be kept.
-struct Keep {
+pub(super) struct Keep {
     key: RecordKey,
     fresh_for: Duration,
 }
@@ -98,6 +98,11 @@ impl Mirror {
         {
             return Ok(Arc::new(answer_of(record, "store")));
         }
+        if open.is_none()
+            && let Some(refusal) = self.absent_directory(question).await
+        {
+            return Err(refusal);
+        }
         let error = if self.config.upstream.offline {
             MirrorError::Offline
         } else {
@@ -123,7 +128,7 @@ impl Mirror {
         }
     }
 
-    fn keep(&self, route: &Route, target: &str, query: &str) -> Option<Keep> {
+    pub(super) fn keep(&self, route: &Route, target: &str, query: &str) -> Option<Keep> {
         let by_revision = |revision: Option<&Revision>| match revision.and_then(Revision::as_commit) {
             Some(_) => FOREVER,
             None => self.config.freshness.revision,
@@ -146,7 +151,7 @@ impl Mirror {
         }
     }
 
-    async fn kept_answer(&self, keep: &Keep) -> Option<Record> {
+    pub(super) async fn kept_answer(&self, keep: &Keep) -> Option<Record> {
         let (store, key) = (self.store.clone(), keep.key.clone());
         match tokio::task::spawn_blocking(move || store.records().get(&key)).await.ok()? {
             Ok(record) => record,
@@ -193,6 +198,9 @@ impl Mirror {
         };
         if let Some(keep) = keep.filter(|_| shareable) {
             self.keep_answer(keep, &answer).await;
+            if let Some(keep) = self.keep_at_commit(question, &answer).await? {
+                self.keep_answer(&keep, &answer).await;
+            }
         }
         Ok(answer)
     }

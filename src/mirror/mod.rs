@@ -6,6 +6,7 @@
 mod answers;
 mod catalog;
 mod courier;
+mod derived;
 mod error;
 mod fill;
 mod flights;

@@ -4,7 +4,7 @@ use fake_hub::{Content, FakeHub, Listener, Memory, Repo, noise, sha256_of};
 use serde_json::{Map, Value, json};
 
 pub(crate) const ID: &str = "acme/sample";
-/// Text, an empty file, names that need escapes, LFS of one block and of some.
+/// Text, names that need escapes, LFS of one block and of some.
 pub(crate) const PATHS: [&str; 5] = ["config.json", "a name with spaces.txt", "ünïcode/模型.md", "onnx/small.onnx", "model.safetensors"];
 const SIZES: [usize; 2] = [70_000, 3 * 1024 * 1024 + 777];
 
@@ -13,7 +13,6 @@ pub(crate) fn fill(repo: &Repo) {
     repo.file("config.json", "{\"model_type\": \"tiny\", \"pad\": \"0123456789012345678901234567890123456789012345678901234567890123\"}\n")
         .file("a name with spaces.txt", "spaces\n".repeat(30))
         .file("ünïcode/模型.md", "names are bytes\n".repeat(20))
-        .file("empty.txt", "")
         .lfs("onnx/small.onnx", noise(21, SIZES[0]))
         .lfs("model.safetensors", noise(22, SIZES[1]))
         .commit("all of it");
@@ -40,7 +39,7 @@ pub(crate) fn parts(repo: &Repo) -> Value {
 
 /// All paths, as listings sort them.
 pub(crate) fn listed() -> Vec<String> {
-    let mut paths: Vec<String> = PATHS.iter().chain(["empty.txt"].iter()).map(|path| path.to_string()).collect();
+    let mut paths: Vec<String> = PATHS.iter().map(|path| path.to_string()).collect();
     paths.sort();
     paths
 }
