@@ -25,7 +25,8 @@ async fn a_directory_that_its_parent_does_not_name_is_absent() {
         "/api/datasets/acme/set/tree/SHA/train?recursive=false&expand=false",
     ])
     .await;
-    let tree = async |path: &str| mirror.get(&format!("/api/datasets/acme/set/tree/{sha}/{path}?recursive=False&expand=False")).await;
+    let tree =
+        async |path: &str| mirror.get(&format!("/api/datasets/acme/set/tree/{sha}/{path}?recursive=False&expand=False")).await;
     for absent in ["data", "data/deep", "README.md", "train%2Fb", "train/a/b/c"] {
         let answer = tree(absent).await;
         let wanted = if absent == "train/a/b/c" { (503, None) } else { (404, Some("EntryNotFound")) };

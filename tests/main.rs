@@ -7,8 +7,8 @@ mod harness; // the mirror as a process, an HTTP client that hides nothing, Pyth
 mod api; // the API's listings and small answers, refusals and their codes, gates
 mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos, every error class, HfFileSystem
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
-mod derived; // answers about a commit that follow from others, with the Hub down
 mod demo; // `make demo`: a real model, twice, with `hf download`
+mod derived; // answers about a commit that follow from others, with the Hub down
 mod disk; // a disk that is full or refuses
 mod endings; // SIGTERM and SIGKILL under load, and the next start
 mod eviction; // what goes when room is needed, and what stays

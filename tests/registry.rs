@@ -8,7 +8,8 @@ use crate::harness::{Mirror, Response};
 const LATEST: &str = "/v2/acme/gguf/manifests/latest";
 const LLAMA: &[&str] = &["User-Agent: llama-cpp"];
 /// Ollama's, `server/images.go`.
-const OLLAMA: &[&str] = &["Accept: application/vnd.docker.distribution.manifest.v2+json", "User-Agent: ollama/0.12.0 (amd64 linux) Go/go1.24"];
+const OLLAMA: &[&str] =
+    &["Accept: application/vnd.docker.distribution.manifest.v2+json", "User-Agent: ollama/0.12.0 (amd64 linux) Go/go1.24"];
 const Q4: &str = "tiny.Q4_K_M.gguf";
 const Q8: &str = "tiny.Q8_0.gguf";
 

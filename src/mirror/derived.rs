@@ -33,7 +33,9 @@ impl Mirror {
             let parent = child.parent();
             let at_root = parent.is_none().then_some(RECURSIVE);
             for query in [own.as_str()].into_iter().chain(at_root) {
-                if self.lacks(repo, commit, parent.clone(), query, &child).await && self.access.is_open(repo).await.unwrap_or(false) {
+                if self.lacks(repo, commit, parent.clone(), query, &child).await
+                    && self.access.is_open(repo).await.unwrap_or(false)
+                {
                     return Some(HubError::directory_not_found(path, revision));
                 }
             }

@@ -55,7 +55,8 @@ async fn aria2c_with_eight_connections_costs_upstream_one_download() {
     let home = folder.path().join("list");
     let mut command = program("aria2c", &home);
     let sum = sha256_of(&*repo.content("weights.bin"));
-    std::fs::write(home.join("list"), format!("{}{PATH}\n  out=listed.bin\n  checksum=sha-256={sum}\n", mirror.url())).expect("a list");
+    std::fs::write(home.join("list"), format!("{}{PATH}\n  out=listed.bin\n  checksum=sha-256={sum}\n", mirror.url()))
+        .expect("a list");
     command.args(["--no-conf", "-q", "-x4", "-s4", "-j5", "-c", "-i", "list"]);
     crate::run(command, "aria2c -i").await;
     check(&repo, &home, "listed.bin");

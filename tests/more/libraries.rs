@@ -29,13 +29,16 @@ async fn datasets_5_loads_at_once_and_streams() {
         "rows": 40_000, "sum": 799_980_000, "columns": ["id", "noise", "text"], "streamed": 799_980_000, "taken": [20_000, 20_001],
         "lines": [1000, "line 999"], "by_file": 1000, "builder": "parquet", "configs": ["default"],
     });
-    let load = async |name: &str| -> Value { user(&mirror, &folder, name).json("load_dataset.py", &["load", "acme/rows", "acme/lines"]).await };
+    let load = async |name: &str| -> Value {
+        user(&mirror, &folder, name).json("load_dataset.py", &["load", "acme/rows", "acme/lines"]).await
+    };
     assert_eq!(load("first").await, wanted);
     hub.wait_idle().await;
     let (calls, bytes) = (hub.calls().len(), hub.cdn_bytes());
     assert_eq!(load("second").await, wanted);
     // Some twenty absent files are asked for each time: scripts, cards, old formats. The mirror remembers them.
-    let calls: Vec<String> = hub.calls().split_off(calls).iter().map(|call| format!("{} {}", call.method, call.target())).collect();
+    let calls: Vec<String> =
+        hub.calls().split_off(calls).iter().map(|call| format!("{} {}", call.method, call.target())).collect();
     assert!(calls.len() <= 6 && !calls.iter().any(|call| call.contains(".py")), "a second user cost upstream {calls:#?}");
     assert_eq!(hub.cdn_bytes(), bytes);
     hub.down().await;
@@ -49,7 +52,8 @@ async fn transformers_5_tokenizers_and_safetensors_load_a_model() {
     hub.model("acme/mini").directory(&Python::demo_package(), LFS_OVER).expect("the demo's model");
     let mirror = Mirror::start(&hub).await;
     let folder = TempDir::new().expect("a temporary directory");
-    let load = async |name: &str| -> Value { user(&mirror, &folder, name).json("libraries.py", &["acme/mini", "hello world"]).await };
+    let load =
+        async |name: &str| -> Value { user(&mirror, &folder, name).json("libraries.py", &["acme/mini", "hello world"]).await };
     let got = load("first").await;
     assert_eq!((&got["type"], &got["ids"]), (&json!("bert"), &json!([101, 7592, 2088, 102])), "{got}");
     assert_eq!((&got["tensors"], &got["listed"], &got["absent"]), (&json!(104), &json!(104), &json!("OSError")), "{got}");

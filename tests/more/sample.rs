@@ -5,12 +5,13 @@ use serde_json::{Map, Value, json};
 
 pub(crate) const ID: &str = "acme/sample";
 /// Text, names that need escapes, LFS of one block and of some.
-pub(crate) const PATHS: [&str; 5] = ["config.json", "a name with spaces.txt", "ünïcode/模型.md", "onnx/small.onnx", "model.safetensors"];
+pub(crate) const PATHS: [&str; 5] =
+    ["config.json", "a name with spaces.txt", "ünïcode/模型.md", "onnx/small.onnx", "model.safetensors"];
 const SIZES: [usize; 2] = [70_000, 3 * 1024 * 1024 + 777];
 
 /// Fills a repo of a hub that lists three entries to a page.
 pub(crate) fn fill(repo: &Repo) {
-    repo.file("config.json", "{\"model_type\": \"tiny\", \"pad\": \"0123456789012345678901234567890123456789012345678901234567890123\"}\n")
+    repo.file("config.json", format!("{{\"model_type\": \"tiny\", \"pad\": \"{}\"}}\n", "0123456789".repeat(20)))
         .file("a name with spaces.txt", "spaces\n".repeat(30))
         .file("ünïcode/模型.md", "names are bytes\n".repeat(20))
         .lfs("onnx/small.onnx", noise(21, SIZES[0]))

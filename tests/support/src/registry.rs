@@ -35,7 +35,8 @@ pub(crate) fn manifest(repo: &RepoState, ask: &Ask, tag: &str) -> Answer {
     let Some(first) = models.first() else {
         return refused("Repository is not GGUF or is not compatible with llama.cpp");
     };
-    let named = |tag: &str| models.iter().find(|(path, _)| path.to_uppercase().ends_with(&format!("{}.GGUF", tag.to_uppercase())));
+    let named =
+        |tag: &str| models.iter().find(|(path, _)| path.to_uppercase().ends_with(&format!("{}.GGUF", tag.to_uppercase())));
     let chosen = match tag {
         "latest" => named(PREFERRED).or(Some(first)),
         tag => named(tag),
@@ -43,7 +44,8 @@ pub(crate) fn manifest(repo: &RepoState, ask: &Ask, tag: &str) -> Answer {
     let Some((path, entry)) = chosen else {
         return refused("The specified tag is not a valid quantization scheme. Please use another tag or \"latest\"");
     };
-    let layer = |kind: &str, digest: &str, size: u64| json!({ "digest": format!("sha256:{digest}"), "mediaType": kind, "size": size });
+    let layer =
+        |kind: &str, digest: &str, size: u64| json!({ "digest": format!("sha256:{digest}"), "mediaType": kind, "size": size });
     let text = |kind: &str, text: &str| layer(kind, &sha256_hex(text), text.len() as u64);
     let sha256 = entry.lfs.as_ref().map(|lfs| lfs.sha256.as_str()).unwrap_or_default();
     let mut layers: Vec<Value> = vec![layer("application/vnd.ollama.image.model", sha256, entry.size)];

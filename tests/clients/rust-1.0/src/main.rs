@@ -53,10 +53,10 @@ fn tell<T: RepoType>(repo: &HFRepositorySync<T>, revision: &str, paths: &[String
 fn listed(entries: &[RepoTreeEntry]) -> Map<String, Value> {
     let mut files = Map::new();
     for entry in entries {
-        if let RepoTreeEntry::File { oid, path, lfs, xet_hash, .. } = entry {
+        if let RepoTreeEntry::File { oid, size, path, lfs, xet_hash, .. } = entry {
             assert!(xet_hash.is_none(), "{path} has a Xet hash");
-            let lfs = lfs.as_ref().map(|lfs| serde_json::to_value(lfs).expect("plain data")["sha256"].clone());
-            files.insert(path.clone(), json!({ "oid": oid, "lfs": lfs }));
+            // Of the LFS hash it reads nothing: a tree calls it `oid`, and it looks for `sha256`.
+            files.insert(path.clone(), json!({ "oid": oid, "size": size, "lfs": lfs.is_some() }));
         }
     }
     files
