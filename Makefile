@@ -52,6 +52,7 @@ conformance: tools
 lint: tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --test more --locked -- -D warnings
 
 clean:
 	$(CARGO) clean
