@@ -176,7 +176,9 @@ async fn the_log_has_one_line_per_request_and_no_secret() {
     mirror.head("/acme/m/resolve/main/absent.txt").await;
     mirror.get("/forged%0Aserved%20client=me").await;
     mirror.get("/bogus").await;
+    // A line is written after its answer, so the order of two connections is not that of their answers.
     mirror.wait_log("path=\"/bogus\"").await;
+    mirror.wait_log("absent.txt").await;
     let log = mirror.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(" served client=")).collect();
     assert_eq!(lines.len(), 6, "{log}");

@@ -36,7 +36,7 @@ with fs.open(f"{at}/{large}", "rb", block_size=1 << 16) as file:
 with fs.open(f"{at}/{large}", "rb", block_size=0) as file:
     streamed = sha256(file.read())
 try:
-    fs.info(f"{at}/there/is/none.bin")
+    fs.info(f"{at}/none.bin")
     absent = None
 except FileNotFoundError as error:
     absent = type(error).__name__
