@@ -616,7 +616,10 @@ async fn garbage_is_refused() {
 async fn no_spelling_leads_out_of_the_directory() {
     let s = setup().await;
     let mirror = Mirror::start(&s.hub).await;
-    assert_right(&mirror.get(FILE).await, &s.bytes);
+    let file = mirror.get(FILE).await;
+    assert_right(&file, &s.bytes);
+    let commit = file.header("x-repo-commit").unwrap_or_default();
+    mirror.wait_link(&format!("models/acme/m/resolve/{commit}/w.bin")).await;
     let before = tree(&mirror.repos());
     let secret = mirror.repos().parent().expect("a folder around it").join("secret.txt");
     std::fs::write(&secret, "the secret").unwrap();
