@@ -2,6 +2,7 @@
 #
 #   make run     builds the release and serves on 127.0.0.1:8090; more flags: make run ARGS="--listen 0.0.0.0:8090"
 #   make test    every test, with real Hub clients against a fake Hub on loopback; one: make test ARGS="cold::"
+#   make test-clients  the clients beyond huggingface_hub: Rust, JavaScript, datasets, curl ..; installs a gigabyte, takes ten minutes
 #   make demo    a real model, twice through the mirror with `hf download`, without the internet
 #   make venvs   the Python clients that tests and demo use, into .venvs/
 #   make fuzz    every decoder of outside bytes, a minute each (FUZZ_SECONDS=60); one: make fuzz ARGS="route"
@@ -19,7 +20,7 @@ ARGS   ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.tools/bin
 export PYTHON
 
-.PHONY: run test demo venvs soak bench fuzz conformance lint clean tools
+.PHONY: run test test-clients demo venvs soak bench fuzz conformance lint clean tools
 
 run: tools
 	$(CARGO) build --release --locked
@@ -35,6 +36,13 @@ bench: tools
 	$(CARGO) build --release --locked
 	$(CARGO) build --release --locked --package fake-hub
 	@$(PYTHON) bench/run.py $(ARGS)
+
+test-clients: tools venvs
+	@$(PYTHON) tests/clients/venvs.py libraries
+	@$(PYTHON) tests/clients/npm.py
+	@./.ci/tools downloaders
+	$(CARGO) test --locked --test it -- clients:: registry::
+	$(CARGO) test --locked --test more -- $(ARGS)
 
 demo: tools
 	@$(PYTHON) tests/clients/venvs.py demo
@@ -55,10 +63,11 @@ conformance: tools
 lint: tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --test more --locked -- -D warnings
 
 clean:
 	$(CARGO) clean
-	rm -rf .venvs .tools
+	rm -rf .venvs .tools tests/clients/npm/*/node_modules
 
 tools:
 	@./.ci/tools

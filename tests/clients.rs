@@ -1,7 +1,7 @@
 //! The Hub's own Python clients in front of the mirror: whole repos arrive byte for byte, a second user costs upstream
 //! nothing, errors are the ones that users catch, and nobody ever sees Xet.
 
-use fake_hub::{Call, FakeHub, Kind, Listener, Repo, noise, sha256_of};
+use fake_hub::{Call, FakeHub, Kind, Listener, Memory, Repo, noise, sha256_of};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -139,6 +139,52 @@ async fn errors(client: Client) {
     check(&stranger, "acme/gated", "main", "w.bin", "GatedRepoError").await;
     let anonymous = client.user(&mirror, &folder, "anonymous again");
     check(&anonymous, "acme/gated", "main", "w.bin", "GatedRepoError").await;
+    assert_all_was_plain_http(&hub);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hub_0_36_2_reads_a_repo_as_a_file_system() {
+    file_system(V0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hub_1_33_0_reads_a_repo_as_a_file_system() {
+    file_system(V1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hub_2_4_0_reads_a_repo_as_a_file_system() {
+    file_system(V2).await;
+}
+
+/// HfFileSystem: listings, globs, seeks and ranges, as pandas and `datasets` read.
+async fn file_system(client: Client) {
+    let hub = FakeHub::start().await;
+    let bytes = noise(11, 2_600_000);
+    hub.dataset("acme/tiny-set")
+        .file("README.md", "# A set\n")
+        .file("info.json", "{}")
+        .file("data/part.json", "[]")
+        .lfs("data/rows.bin", &bytes)
+        .commit("rows");
+    let mirror = Mirror::start(&hub).await;
+    let folder = TempDir::new().expect("a temporary directory");
+    let user = client.user(&mirror, &folder, "user");
+    let got = user.json("filesystem.py", &["datasets/acme/tiny-set", "main", "data/rows.bin"]).await;
+
+    let sum = |range: std::ops::Range<usize>| json!(sha256_of(&*Memory::holding(bytes[range].to_vec())));
+    let size = bytes.len();
+    assert_eq!(got["ls"], json!(["README.md", "data", "info.json"]));
+    assert_eq!(got["find"], json!(["README.md", "data/part.json", "data/rows.bin", "info.json"]));
+    assert_eq!(got["glob"], json!(["data/part.json", "info.json"]));
+    assert_eq!((&got["size"], &got["end"]), (&json!(size), &json!(0)));
+    for start in [0, 1, size / 2, size - 100, size - 1] {
+        assert_eq!(got["parts"][start.to_string()], sum(start..size.min(start + 100)), "at {start}");
+    }
+    assert_eq!((&got["whole"], &got["streamed"], &got["range"]), (&sum(0..size), &sum(0..size), &sum(10..1000)));
+    assert_eq!(got["exists"], json!([true, false, true, true]));
+    assert_eq!(got["absent"], "FileNotFoundError");
+    assert!(hub.cdn_bytes() <= size as u64, "a block came twice: {} bytes", hub.cdn_bytes());
     assert_all_was_plain_http(&hub);
 }
 

@@ -616,7 +616,10 @@ async fn garbage_is_refused() {
 async fn no_spelling_leads_out_of_the_directory() {
     let s = setup().await;
     let mirror = Mirror::start(&s.hub).await;
-    assert_right(&mirror.get(FILE).await, &s.bytes);
+    let file = mirror.get(FILE).await;
+    assert_right(&file, &s.bytes);
+    let commit = file.header("x-repo-commit").unwrap_or_default();
+    mirror.wait_link(&format!("models/acme/m/resolve/{commit}/w.bin")).await;
     // Once a second file is asked for the mirror lists the commit by itself, which is kept.
     for absent in ["one", "two"] {
         assert_eq!(mirror.get(&format!("/acme/m/resolve/main/{absent}")).await.status, 404);

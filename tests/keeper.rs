@@ -92,17 +92,11 @@ async fn ls_tells_what_is_kept_in_every_format() {
 
     setup.pull().await;
     // The same beside a server, and with a repo of which only a part was asked for.
-    setup.hub.dataset("acme/part").lfs("d.bin", noise(3, 5 * MIB)).commit("first");
+    let partly = setup.hub.dataset("acme/part").lfs("d.bin", noise(3, 5 * MIB)).commit("first");
     let mirror = setup.serve().await;
     let part = mirror.get_range("/datasets/acme/part/resolve/main/d.bin", "bytes=0-9").await;
     assert_eq!(part.status, 206);
-    // Links are made beside the answer.
-    for _ in 0..100 {
-        if setup.ok(&["ls", "--quiet"]).await.contains("acme/part") {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    mirror.wait_link(&format!("datasets/acme/part/resolve/{}/d.bin", partly.sha())).await;
 
     assert_eq!(setup.ok(&["ls", "--quiet"]).await, "models/acme/large\nmodels/acme/small\ndatasets/acme/part\n");
     assert_eq!(setup.ok(&["ls", "SMALL", "-q"]).await, "models/acme/small\n");

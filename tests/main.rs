@@ -6,10 +6,11 @@ mod harness; // the mirror as a process, an HTTP client that hides nothing, Pyth
 
 mod access; // who may read what, in every state of repo, caller and cache; and while the Hub is down
 mod api; // the API's listings and small answers, refusals and their codes, gates
-mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos and every error class
+mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos, every error class, HfFileSystem
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
 mod contract; // the Hub's contract, row by row: endpoints, names, errors, freshness, writes, rules
 mod demo; // `make demo`: a real model, twice, with `hf download`
+mod derived; // answers about a commit that follow from others, with the Hub down
 mod disk; // a disk that is full or refuses
 mod endings; // SIGTERM and SIGKILL under load, and the next start
 mod eviction; // what goes when room is needed, and what stays
@@ -22,7 +23,8 @@ mod keeper; // ls, rm, verify, gc and pin, beside a server and alone
 mod matrix; // every fault of upstream against every way of asking
 mod offline; // whole repos for every generation of clients without the Hub, after a restart, and what was pulled
 mod process; // one process per directory, signals, numbers, log
-mod pull;
+mod pull; // dingospeed pull, alone and beside a server
+mod registry; // GGUF repos by /v2/, as llama.cpp, node-llama-cpp and Ollama ask
 mod soak; // everything at once, at random
-mod tidy; // the rooms of src/ and who may call whom // dingospeed pull, alone and beside a server
+mod tidy; // the rooms of src/ and who may call whom
 mod upstream; // down, silent, slow to allow: breakers, several upstreams, proxies, rate limits

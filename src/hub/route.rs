@@ -1,6 +1,7 @@
 //! The one place that reads request targets: a method and a target become a [`Route`].
 
 use super::escape::{BadTarget, decode};
+use super::oid::Oid;
 use super::path::FilePath;
 use super::repo::{RepoId, RepoKind};
 use super::revision::Revision;
@@ -42,8 +43,10 @@ pub enum Route {
     Telemetry,
     /// Anything of buckets, which are Xet only.
     Bucket,
-    /// The registry interface that Ollama and old llama.cpp speak (`/v2/..`).
-    Manifest,
+    /// What a tag of a GGUF repo is made of, in the registry's words (`/v2/..`): llama.cpp, node-llama-cpp, Ollama. Always of `main`.
+    Manifest { repo: RepoId, tag: String },
+    /// One of those parts, by its hash: a file of the repo, or a text that the Hub makes of one.
+    Layer { repo: RepoId, oid: Oid },
     /// Git's own protocol, reading.
     Git { repo: RepoId },
     /// A request that would change the Hub, or prepares such a change.
@@ -115,7 +118,8 @@ impl Route {
             Route::AgentHarnesses => "agent-harnesses",
             Route::Telemetry => "telemetry",
             Route::Bucket => "bucket",
-            Route::Manifest => "manifest",
+            Route::Manifest { .. } => "manifest",
+            Route::Layer { .. } => "layer",
             Route::Git { .. } => "git",
             Route::Write => "write",
             Route::Own(_) => "own",
@@ -137,6 +141,8 @@ impl Route {
             | Route::AuthCheck { repo }
             | Route::XetReadToken { repo, .. }
             | Route::RepoOther { repo }
+            | Route::Manifest { repo, .. }
+            | Route::Layer { repo, .. }
             | Route::Git { repo } => Some(repo),
             _ => None,
         }
@@ -230,7 +236,7 @@ fn read_route(words: &[&str]) -> Result<Route, BadTarget> {
         ["info"] => Route::Own(Own::Info),
         ["repos"] => Route::Own(Own::Repos),
         ["api", words @ ..] => return route_api::read(words),
-        ["v2", ..] => Route::Manifest,
+        ["v2", words @ ..] => return route_file::read_registry(words),
         ["buckets", ..] => Route::Bucket,
         _ => return route_file::read(words),
     })

@@ -1,10 +1,14 @@
 //! The routes of files and of git, and how a repo and a revision are read out of a path.
 
 use super::escape::BadTarget;
+use super::oid::Oid;
 use super::path::FilePath;
 use super::repo::{RepoId, RepoKind};
 use super::revision::Revision;
 use super::route::Route;
+
+/// As registries have it.
+const TAG_LEN_MAX: usize = 128;
 
 /// Reads `[kind/]repo/resolve/revision/path`, its `raw` twin and git's URLs. The marker decides where the repo ends, so
 /// that names with and without an owner are both found; a kind's word at the front always means the kind.
@@ -32,6 +36,25 @@ pub(super) fn read(words: &[&str]) -> Result<Route, BadTarget> {
         }
     }
     git_route(kind, words)
+}
+
+/// Reads the words after `/v2/`: `owner/name/manifests/tag` and `owner/name/blobs/sha256:hex`.
+pub(super) fn read_registry(words: &[&str]) -> Result<Route, BadTarget> {
+    Ok(match words {
+        [owner, name, "manifests", tag] => {
+            let is_tag = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            if tag.len() > TAG_LEN_MAX || !tag.bytes().all(is_tag) {
+                return Err(BadTarget::about("tag", tag, "is not of letters, digits, `.`, `_` and `-`, 128 at most"));
+            }
+            Route::Manifest { repo: repo(RepoKind::Model, &[owner, name])?, tag: (*tag).to_owned() }
+        }
+        [owner, name, "blobs", digest] => {
+            let oid = digest.strip_prefix("sha256:").and_then(Oid::parse).filter(Oid::is_sha256);
+            let oid = oid.ok_or_else(|| BadTarget::about("digest", digest, "is not `sha256:` and 64 hex digits"))?;
+            Route::Layer { repo: repo(RepoKind::Model, &[owner, name])?, oid }
+        }
+        _ => Route::Unknown,
+    })
 }
 
 fn git_route(kind: RepoKind, words: &[&str]) -> Result<Route, BadTarget> {

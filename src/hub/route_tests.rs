@@ -121,7 +121,11 @@ fn the_api() {
     check("/api/telemetry/transformers/x", Route::Telemetry);
     check("/api/buckets/o/b/tree", Route::Bucket);
     check("/buckets/o/b/resolve/a%2Fb", Route::Bucket);
-    check("/v2/o/m/manifests/latest", Route::Manifest);
+    check("/v2/o/m/manifests/latest", Route::Manifest { repo: model("o/m"), tag: "latest".into() });
+    let digest = "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707";
+    let oid = Oid::parse(digest).unwrap();
+    check(&format!("/v2/o/m/blobs/sha256:{digest}"), Route::Layer { repo: model("o/m"), oid });
+    check("/v2/", Route::Unknown);
     check("/api/papers", Route::SiteOther);
     check("/api", Route::Unknown);
 }

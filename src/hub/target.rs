@@ -100,6 +100,8 @@ fn canonical_path(route: &Route) -> Option<String> {
         Route::XetReadToken { repo, revision } => below(repo, "xet-read-token", revision),
         Route::Refs { repo } => format!("{}/refs", repo.api_path()),
         Route::AuthCheck { repo } => format!("{}/auth-check", repo.api_path()),
+        Route::Manifest { repo, tag } => format!("/v2{}/manifests/{tag}", repo.url_path()),
+        Route::Layer { repo, oid } => format!("/v2{}/blobs/sha256:{}", repo.url_path(), oid.as_str()),
         _ => return None,
     })
 }
@@ -115,7 +117,7 @@ fn moved_path(repo: &RepoId, raw_path: &[u8]) -> Option<String> {
 }
 
 fn is_file(route: &Route) -> bool {
-    matches!(route, Route::Resolve { .. } | Route::Raw { .. })
+    matches!(route, Route::Resolve { .. } | Route::Raw { .. } | Route::Manifest { .. } | Route::Layer { .. })
 }
 
 fn below(repo: &RepoId, resource: &str, revision: &Revision) -> String {

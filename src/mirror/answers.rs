@@ -8,7 +8,7 @@ use super::{KEPT_PATIENCE, Mirror, MirrorError, on_worker, refused};
 use crate::hub::{ApiTarget, Commit, FilePath, HubError, ListingError, RepoId, Revision, Route, header_safe, parse_info};
 use crate::hub::{parse_tree, rewrite};
 use crate::source::{Reply, SourceError, Token, retry_after};
-use crate::store::{Record, RecordKey};
+use crate::store::{ObjectHasher, Record, RecordKey};
 use bytes::Bytes;
 use http::Method;
 use std::borrow::Cow;
@@ -32,7 +32,7 @@ const SWITCHES_KEPT: [&str; 6] = ["blobs", "expand", "formatted", "include_prs",
 /// Longest mark of a page; the Hub's have about 200 characters.
 const CURSOR_LEN_MAX: usize = 1000;
 /// Upstream's headers that mean something to clients. `Link` is rewritten on the way out.
-const HEADERS_KEPT: [&str; 12] = [
+const HEADERS_KEPT: [&str; 13] = [
     "content-type",
     "link",
     "etag",
@@ -41,6 +41,7 @@ const HEADERS_KEPT: [&str; 12] = [
     "x-error-code",
     "x-error-message",
     "x-revision",
+    "docker-content-digest",
     "x-xet-cas-url",
     "x-xet-access-token",
     "x-xet-token-expiration",
@@ -236,10 +237,19 @@ impl Mirror {
             Route::RepoInfo { repo, revision } => of(repo, "info", by_revision(revision.as_ref())),
             Route::Tree { repo, revision, .. } => of(repo, &format!("tree-{}", revision.as_str()), by_revision(Some(revision))),
             Route::Commits { repo, revision } => of(repo, "commits", by_revision(Some(revision))),
+            // A tag names a quantization, and whatever file of `main` has it now.
+            Route::Manifest { repo, .. } => of(repo, "manifest", self.config.freshness.revision),
+            // Named by its hash.
+            Route::Layer { repo, .. } => of(repo, "layer", FOREVER),
             Route::Refs { repo } => of(repo, "refs", self.config.freshness.revision),
             Route::AgentHarnesses => Some(Keep { key: RecordKey::of_site("agent-harnesses", target), fresh_for: AGENTS_TTL }),
             _ => None,
         }
+    }
+
+    /// What is kept of an answer to exactly this question, for whoever may have it.
+    pub(super) async fn kept(&self, question: &Question) -> Option<Record> {
+        self.kept_answer(&self.keep(question)?.key).await
     }
 
     pub(super) async fn kept_answer(&self, key: &RecordKey) -> Option<Record> {
@@ -519,6 +529,15 @@ fn clean(reply: Reply, route: &Route) -> Result<Answer, String> {
         for value in reply.headers.get_all(name).iter().filter_map(|v| v.to_str().ok()) {
             headers.push((name.to_owned(), value.to_owned()));
         }
+    }
+    if let Route::Layer { oid, .. } = route
+        && reply.status == 200
+    {
+        // It is kept by its hash, and passed on letter by letter.
+        let mut hasher = ObjectHasher::new(oid, reply.body.len() as u64);
+        hasher.update(&reply.body);
+        hasher.matches().map_err(|found| format!("it has the hash {found}"))?;
+        return Ok(Answer { status: 200, headers, body: reply.body.clone(), from: "upstream" });
     }
     let is_json = text("content-type").is_some_and(|v| v.contains("json"));
     let body = match is_json && !matches!(route, Route::XetReadToken { .. }) {

@@ -51,7 +51,11 @@ impl Mirror {
                 // Clients that never list still learn which directories there are not: transformers looks for some.
                 let directory = path.as_ref()?;
                 let below = format!("{}/", directory.as_str());
-                if self.file_names(repo, commit).await?.iter().any(|name| name.starts_with(&below)) {
+                let is_absent = match self.file_names(repo, commit).await {
+                    Some(names) => !names.iter().any(|name| name.starts_with(&below)),
+                    None => self.is_absent(question, repo, commit, directory).await,
+                };
+                if !is_absent {
                     return None;
                 }
                 let admitted = self.access.check(repo, question.token.as_ref()).await;

@@ -3,6 +3,7 @@
 //! The mirror knows freshness, flights and readers. It never sees an HTTP response to a client. Enter by [`Mirror`]:
 //! [`Mirror::file`] finds what a path is, [`Mirror::read`] its bytes, [`Mirror::answer`] what the API says.
 
+mod absent;
 mod answers;
 mod catalog;
 mod courier;
@@ -10,6 +11,7 @@ mod derived;
 mod error;
 mod fill;
 mod flights;
+mod layer;
 mod limits;
 mod names;
 mod promises;

@@ -26,6 +26,7 @@ impl HubProxy {
         target: ApiTarget,
         token: Option<Token>,
     ) -> Result<&'static str, Refusal> {
+        let location = matches!(route, Route::Layer { .. }).then(|| target.path().to_owned());
         let form = match method == Method::POST {
             true => Some(read_form(session).await?),
             false => None,
@@ -46,6 +47,9 @@ impl HubProxy {
             } else if let Some(link) = rewrite::link_header(value, &bases, &base) {
                 head.append_header("Link", link)?;
             }
+        }
+        if let Some(location) = location.filter(|_| answer.status == 200) {
+            head.insert_header("Location", location)?;
         }
         let etag = head.headers.get(header::ETAG).and_then(|v| v.to_str().ok());
         let condition = session.req_header().headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());

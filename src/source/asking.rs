@@ -33,6 +33,8 @@ const RETRY_WAITS: [Duration; 2] = [Duration::from_millis(200), Duration::from_m
 /// A pause may take so long (and never longer than a question), the whole so long.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
+/// A registry's layers lie on the CDN, as files do, even where they are a few words.
+const REGISTRY: &str = "/v2/";
 /// What stands in a listing instead of an id for those who may not read the repo: 64 of them.
 const MASK: &[u8] = b"****************";
 
@@ -312,7 +314,7 @@ impl<'a> Asking<'a> {
             let mut body = self.origin.send(method, &url, token, None, form.clone(), "api", question, self.unless).await?;
             if matches!(body.status, 301 | 302 | 303 | 307 | 308) {
                 let next = body.headers.get("location").and_then(|v| v.to_str().ok()).and_then(|v| url.join(v));
-                if let Some(next) = next.filter(|next| next.host == upstream.base.host) {
+                if let Some(next) = next.filter(|next| next.host == upstream.base.host || target.starts_with(REGISTRY)) {
                     self.check_hop(upstream, &url, &next)?;
                     body.release().await;
                     url = next;

@@ -37,6 +37,8 @@ const SILENT_MIN: Duration = Duration::from_secs(2);
 /// after which clients give up on a first byte.
 const BYTES_WAIT: Duration = Duration::from_millis(500);
 
+const USER_AGENT: &str = concat!("dingospeed/", env!("CARGO_PKG_VERSION"));
+
 /// Sends requests. Knows hosts, not what upstreams are.
 pub(super) struct Client {
     connector: Arc<Connector>,
@@ -226,7 +228,9 @@ fn request(ask: &Ask<'_>) -> Result<RequestHeader, SourceError> {
     let build = || -> Result<RequestHeader, Box<Error>> {
         let mut head = RequestHeader::build(ask.method.clone(), ask.url.target.as_bytes(), Some(8))?;
         head.insert_header("Host", ask.url.authority())?;
-        head.insert_header("User-Agent", concat!("dingospeed/", env!("CARGO_PKG_VERSION")))?;
+        // Only to this name does the Hub tell which file of the repo a manifest is made of.
+        let is_registry = ask.url.target.starts_with("/v2/");
+        head.insert_header("User-Agent", if is_registry { "llama-cpp" } else { USER_AGENT })?;
         // Never the client's own: a compressed or negotiated body is not the file.
         head.insert_header("Accept", "*/*")?;
         head.insert_header("Accept-Encoding", "identity")?;

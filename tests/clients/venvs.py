@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes the Python environments that the tests and the demo run in.
 
-    python3 tests/clients/venvs.py             all of them, into .venvs/<name>
-    python3 tests/clients/venvs.py hub-2.4.0   only this one
+    python3 tests/clients/venvs.py             those of `make test`, into .venvs/<name>
+    python3 tests/clients/venvs.py hub-2.4.0   only this one; `libraries`, which is large, is only made when it is named
 
 One environment per file in requirements/. An environment that was made from the same file by the same Python is left
 alone, so a second run takes no time. Needs Python 3.11 or newer and PyPI; nothing else on the machine is changed, but
@@ -21,12 +21,15 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 VENVS = ROOT / ".venvs"
 OLDEST = (3, 11)
+# Half a gigabyte; `make test` goes without.
+LARGE = {"libraries"}
 
 
 def main() -> int:
     # Containers run as root; pip's warning about that is no news in an environment of our own.
     os.environ["PIP_ROOT_USER_ACTION"] = "ignore"
-    names = sys.argv[1:] or sorted(path.stem for path in (HERE / "requirements").glob("*.txt"))
+    known = {path.stem for path in (HERE / "requirements").glob("*.txt")}
+    names = sys.argv[1:] or sorted(known - LARGE)
     python = find_python()
     for name in names:
         requirements = HERE / "requirements" / f"{name}.txt"

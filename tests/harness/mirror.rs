@@ -137,6 +137,16 @@ impl Mirror {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// Waits until the link of a file is there, by which people find it: it is made after the answer. The path is below `files/`.
+    pub(crate) async fn wait_link(&self, path: &str) {
+        let link = self.repos().join("files").join(path);
+        let began = Instant::now();
+        while std::fs::symlink_metadata(&link).is_err() {
+            assert!(began.elapsed() < START_MAX, "there is no link `{}`", link.display());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Waits until the log holds this text; panics after 20 s.
     pub(crate) async fn wait_log(&self, text: &str) {
         let began = Instant::now();

@@ -106,11 +106,16 @@ pub(crate) async fn demo_python(script: &str, arguments: &[&str]) -> Ran {
     run(command, script).await
 }
 
-async fn run(mut command: Command, what: &str) -> Ran {
+async fn run(command: Command, what: &str) -> Ran {
+    run_within(RUN_MAX, command, what).await
+}
+
+/// Runs any program to its end; panics if that takes longer.
+pub(crate) async fn run_within(time: Duration, mut command: Command, what: &str) -> Ran {
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(RUN_MAX, command.output())
+    let output = tokio::time::timeout(time, command.output())
         .await
-        .unwrap_or_else(|_| panic!("`{what}` still ran after {RUN_MAX:?}"))
+        .unwrap_or_else(|_| panic!("`{what}` still ran after {time:?}"))
         .unwrap_or_else(|error| panic!("`{what}` did not start: {error}"));
     Ran {
         ok: output.status.success(),
@@ -124,11 +129,12 @@ fn python_of(venv: &str) -> PathBuf {
     // The stamp comes last, so an environment without one was not finished.
     assert!(
         folder.join("stamp").exists(),
-        "the Python environment .venvs/{venv} is missing: run `make venvs` (or `make test`, which does)"
+        "the Python environment .venvs/{venv} is missing: run `python3 tests/clients/venvs.py {venv}` (`make test` and `make test-clients` do)"
     );
     folder.join("bin/python")
 }
 
-fn root() -> &'static Path {
+/// Returns the repository's directory.
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

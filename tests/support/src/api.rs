@@ -9,7 +9,7 @@ use crate::resolve::{self, Signer, user_of};
 use crate::respond::{Answer, Ask};
 use crate::route::{RepoRoute, Route, What};
 use crate::state::{Caller, Found, Shared, State};
-use crate::{info, search, tree};
+use crate::{info, registry, search, tree};
 
 const EXPOSED: &str = "X-Repo-Commit,X-Request-Id,X-Error-Code,X-Error-Message,X-Total-Count,ETag,Link,Accept-Ranges,\
                        Content-Range,X-Linked-Size,X-Linked-ETag,X-Xet-Hash";
@@ -126,6 +126,9 @@ fn of_repo(shared: &Shared, state: &mut State, ask: &Ask, route: RepoRoute, form
         What::AuthCheck => Answer::text(200, "OK"),
         What::XetReadToken(_) if !repo.is_read_by(&ask.caller) => errors::gated(Form::Json, repo, &ask.caller),
         What::XetReadToken(revision) => xet_read_token(shared, repo, &signer, revision),
+        What::Manifest(_) | What::Layer(_) if !repo.is_read_by(&ask.caller) => errors::gated(Form::Json, repo, &ask.caller),
+        What::Manifest(tag) => registry::manifest(repo, ask, tag),
+        What::Layer(digest) => registry::layer(shared, repo, &signer, ask, digest),
         What::Page => Answer::html(200, format!("<!doctype html><title>{}</title>", repo.id)),
         What::Other(_) => errors::no_endpoint(form),
     }

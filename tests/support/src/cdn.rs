@@ -1,5 +1,6 @@
 //! The other origin: signed addresses to large files. It knows nothing of repos, commits and tokens.
 
+use crate::registry;
 use crate::repo::RepoState;
 use crate::respond::{Answer, Ask, decode};
 use crate::sign::{Verdict, verify};
@@ -50,6 +51,9 @@ pub(crate) fn answer(shared: &Shared, ask: &Ask, object: Option<Object>) -> Answ
         Verdict::Good => {}
         Verdict::Expired => return xml(403, "AccessDenied", "Request has expired"),
         Verdict::Forged => return xml(403, "SignatureError", "the signature does not fit"),
+    }
+    if let Some(text) = registry::text_at(shared, &ask.path) {
+        return Answer::plain(200, "application/octet-stream", text);
     }
     let Some(object) = object else {
         return xml(404, "NoSuchKey", "the key does not exist");

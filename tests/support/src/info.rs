@@ -51,7 +51,7 @@ pub(crate) fn narrowed(fields: Map<String, Value>, wanted: &[String]) -> Value {
     Value::Object(fields.into_iter().filter(|(name, _)| kept(name)).collect())
 }
 
-fn sibling(path: &str, entry: &Entry, blobs: bool, masked: bool) -> Value {
+pub(crate) fn sibling(path: &str, entry: &Entry, blobs: bool, masked: bool) -> Value {
     let mut sibling = json!({ "rfilename": path });
     if blobs {
         sibling["blobId"] = json!(entry.blob_id);

@@ -22,6 +22,7 @@ mod load;
 mod log;
 mod observe;
 mod range;
+mod registry;
 mod repo;
 mod resolve;
 mod respond;

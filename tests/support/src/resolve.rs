@@ -143,7 +143,7 @@ fn large(
     answer.with("x-xet-hash", hash).with("link", link)
 }
 
-fn location(shared: &Shared, repo: &RepoState, signer: &Signer, ask: &Ask, path: &str, entry: &Entry) -> String {
+pub(crate) fn location(shared: &Shared, repo: &RepoState, signer: &Signer, ask: &Ask, path: &str, entry: &Entry) -> String {
     let name = entry.cdn_name().unwrap_or_default();
     let user = match &ask.caller {
         Caller::Known(token) => user_of(token),

@@ -37,6 +37,10 @@ pub(crate) enum What {
     Commits(String),
     AuthCheck,
     XetReadToken(String),
+    /// Of the registry interface below `/v2/`: what a tag is made of.
+    Manifest(String),
+    /// And one of its parts, by sha256.
+    Layer(String),
     Resolve {
         revision: String,
         path: String,
@@ -86,6 +90,7 @@ impl Route {
     pub(crate) fn parse(path: &str, known: impl Fn(Kind, &str) -> bool) -> Route {
         let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         match segments.as_slice() {
+            ["v2", rest @ ..] => registry(rest),
             ["api", "whoami-v2"] => Route::Whoami,
             ["api", "agent-harnesses"] => Route::Harnesses,
             ["api", "telemetry", ..] => Route::Telemetry,
@@ -128,6 +133,15 @@ fn api(kind: Kind, plural: &str, segments: &[&str], known: impl Fn(Kind, &str) -
         },
     };
     repo(kind, format!("/api/{plural}/"), id, rest, what)
+}
+
+fn registry(segments: &[&str]) -> Route {
+    let what = match segments {
+        [_, _, "manifests", tag] => What::Manifest(decode(tag)),
+        [_, _, "blobs", digest] => What::Layer(decode(digest).trim_start_matches("sha256:").to_owned()),
+        _ => return Route::Unknown(true),
+    };
+    repo(Kind::Model, "/v2/".to_owned(), &segments[..2], &segments[2..], what)
 }
 
 fn resolve_cache(kind: Kind, plural: &str, segments: &[&str]) -> Route {
