@@ -6,7 +6,7 @@ use crate::config::{Config, WhenUpstreamIsDown};
 use crate::hub::{FilePath, HubError, RepoFacts, RepoId, parse_info};
 use crate::mirror::{KEPT_PATIENCE, MirrorError, Names, refused};
 use crate::source::{Origin, SourceError, Token};
-use crate::store::{Refs, Store, StoreError};
+use crate::store::{Refs, Store, StoreError, age};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use http::Method;
 use std::sync::Arc;
@@ -303,7 +303,7 @@ impl Access {
         let (store, repo) = (self.store.clone(), repo.clone());
         let at = tokio::task::spawn_blocking(move || store.refs().get_accepted(&repo, &mark)).await;
         let Ok(Ok(Some(at))) = at else { return false };
-        SystemTime::now().duration_since(at).unwrap_or_default() < grace
+        age(at) < grace
     }
 
     async fn remember(&self, repo: &RepoId, token: Option<&Token>) {
@@ -343,7 +343,7 @@ impl Access {
         let (store, repo) = (self.store.clone(), repo.clone());
         let kept = tokio::task::spawn_blocking(move || store.refs().get_access(&repo)).await;
         let kept = kept.ok()?.ok()??;
-        let age = SystemTime::now().duration_since(kept.at).unwrap_or_default();
+        let age = age(kept.at);
         // Without an upstream there is nobody who could say otherwise, however old it is.
         (self.offline || age < self.stale).then_some(kept.open)
     }

@@ -505,7 +505,7 @@ fn commit_of(answer: &Answer) -> Option<Commit> {
 }
 
 fn age(record: &Record) -> Duration {
-    SystemTime::now().duration_since(record.fetched_at).unwrap_or_default()
+    crate::store::age(record.fetched_at)
 }
 
 fn is_fresh(record: &Record) -> bool {

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Listings kept in memory, by the number of files in them all.
 const LISTED_FILES_MAX: u64 = 1_000_000;
+/// Refs remembered, and how long: what another command removed is noticed then.
+const REFS_MAX: u64 = 100_000;
+const REFS_FOR: Duration = Duration::from_secs(30);
 /// What a listing weighs besides its files: those of made-up commits are empty.
 const LISTING_WEIGHT: u32 = 20;
 /// Answers that may be on their way or just arrived; only to ask once for many.
@@ -40,6 +43,8 @@ pub(super) struct Catalog {
     offline: bool,
     revision_ttl: Duration,
     listings: moka::sync::Cache<(RepoId, Commit), Shared<Listing>>,
+    /// What the store has of refs, for a while.
+    refs: moka::sync::Cache<(RepoId, Revision), (Commit, SystemTime)>,
     absent: moka::sync::Cache<(RepoId, Commit, FilePath), ()>,
     asking: moka::future::Cache<Asked, Located>,
     /// Commits of which a file had to be asked for.
@@ -60,6 +65,7 @@ impl Catalog {
             offline: config.upstream.offline,
             revision_ttl: config.freshness.revision,
             listings: moka::sync::Cache::builder().weigher(weigh).max_capacity(LISTED_FILES_MAX).build(),
+            refs: moka::sync::Cache::builder().max_capacity(REFS_MAX).time_to_live(REFS_FOR).build(),
             absent: moka::sync::Cache::builder().max_capacity(100_000).time_to_live(config.freshness.missing).build(),
             asking: moka::future::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(COALESCED_FOR).build(),
             asked_of: moka::sync::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(LISTED_EVERY).build(),
@@ -86,6 +92,17 @@ impl Catalog {
     }
 
     async fn kept_ref(&self, repo: &RepoId, revision: &Revision) -> Option<(Commit, SystemTime)> {
+        // Asked for each file of each download, so not from the disk each time.
+        let key = (repo.clone(), revision.clone());
+        if let Some(kept) = self.refs.get(&key) {
+            return Some(kept);
+        }
+        let kept = self.stored_ref(repo, revision).await?;
+        self.refs.insert(key, kept);
+        Some(kept)
+    }
+
+    async fn stored_ref(&self, repo: &RepoId, revision: &Revision) -> Option<(Commit, SystemTime)> {
         let (store, repo, revision) = (self.store.clone(), repo.clone(), revision.clone());
         let kept = tokio::task::spawn_blocking(move || store.refs().get_ref(&repo, revision.as_str())).await;
         kept.ok()?.ok()?.map(|kept| (kept.commit, kept.at))
@@ -95,8 +112,10 @@ impl Catalog {
         if revision.as_commit() == Some(commit) {
             return;
         }
+        let at = SystemTime::now();
+        self.refs.insert((repo.clone(), revision.clone()), (commit, at));
         let (store, repo, revision) = (self.store.clone(), repo.clone(), revision.clone());
-        let put = tokio::task::spawn_blocking(move || store.refs().put_ref(&repo, revision.as_str(), &commit, SystemTime::now()));
+        let put = tokio::task::spawn_blocking(move || store.refs().put_ref(&repo, revision.as_str(), &commit, at));
         if let Ok(Err(e)) = put.await {
             log::warn!("cannot keep a revision: {e}");
         }
@@ -210,7 +229,7 @@ impl Mirror {
         let kept = match revision.as_commit() {
             Some(commit) => Some((commit, true)),
             None => catalog.kept_ref(repo, revision).await.map(|(commit, at)| {
-                let age = SystemTime::now().duration_since(at).unwrap_or_default();
+                let age = crate::store::age(at);
                 (commit, age < catalog.revision_ttl)
             }),
         };

@@ -61,7 +61,7 @@ impl Names {
         let mut repo = name.clone();
         for _ in 0..HOPS_MAX {
             let Some(alias) = self.alias(&repo).await.filter(|alias| alias.repo != repo) else { break };
-            let age = SystemTime::now().duration_since(alias.at).unwrap_or_default();
+            let age = crate::store::age(alias.at);
             if age >= self.ttl && !self.offline {
                 let key = (repo.folded(), Token::fingerprint(token));
                 self.asked.get_with(key, self.ask(&repo, token)).await;

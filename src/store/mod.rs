@@ -75,7 +75,11 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, SystemTime},
 };
+
+const CLOCK_STEP_MAX: Duration = Duration::from_secs(60);
+const AGE_OF_THE_FUTURE: Duration = Duration::from_secs(24 * 3600);
 
 /// Version of the directory as a whole; an object's file carries its own.
 const VERSION: u64 = 1;
@@ -402,6 +406,17 @@ fn space(dir: &Path) -> Result<(u64, u64), StoreError> {
     // SAFETY: the call succeeded, so it filled `stat`.
     let stat = unsafe { stat.assume_init() };
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+}
+
+/// How old something kept at that time is. A time in the future is a clock's that was set back since: what it marks is neither
+/// fresh nor lost, so it counts as a day old.
+pub fn age(at: SystemTime) -> Duration {
+    match SystemTime::now().duration_since(at) {
+        Ok(age) => age,
+        // Clocks are corrected by seconds all the time.
+        Err(ahead) if ahead.duration() < CLOCK_STEP_MAX => Duration::ZERO,
+        Err(_) => AGE_OF_THE_FUTURE,
+    }
 }
 
 fn make_dir(dir: &Path) -> Result<(), StoreError> {

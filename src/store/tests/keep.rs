@@ -359,3 +359,12 @@ fn the_secret_is_made_once_and_for_the_owner_only() {
     assert_ne!(store.secret().unwrap(), secret);
     assert_eq!(fs::metadata(&path).unwrap().len(), 32);
 }
+
+#[test]
+fn a_time_ahead_is_neither_fresh_nor_lost() {
+    let now = SystemTime::now();
+    assert!(crate::store::age(now - Duration::from_secs(100)) >= Duration::from_secs(100));
+    assert_eq!(crate::store::age(now + Duration::from_secs(20)), Duration::ZERO);
+    let ahead = crate::store::age(now + Duration::from_secs(10 * 365 * 86_400));
+    assert!(ahead > Duration::from_secs(3600) && ahead < Duration::from_secs(30 * 86_400), "{ahead:?}");
+}
