@@ -192,7 +192,9 @@ async fn slow_readers_past_the_disk_leave_turns_to_others() {
         connection.ask("GET", FILE, &[]).await;
         slow.push(connection);
     }
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    while mirror.metrics().await.of("dingospeed_served_through_total") < 4.0 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let answer = tokio::time::timeout(std::time::Duration::from_secs(60), mirror.get(FILE)).await.expect("an end");
     assert!(answer.whole && answer.body == bytes, "{answer:.0?}");
     // And those who were slow get theirs.

@@ -10,6 +10,21 @@ use std::{
 const TEMPLATE: &str = "{bar:24} {bytes}/{total_bytes} {bytes_per_sec} eta {eta} {wide_msg}";
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
+/// A bar of so many bytes, on a terminal; elsewhere nothing.
+pub(super) fn bar(total_len: u64) -> ProgressBar {
+    let is_terminal = stderr().is_terminal();
+    let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(total_len), target);
+    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        bar.set_style(style);
+    }
+    if is_terminal {
+        // Without it the bar would stand still, speed and all, whenever upstream or the disk does.
+        bar.enable_steady_tick(DRAW_EVERY);
+    }
+    bar
+}
+
 /// The progress of all files together.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -19,17 +34,8 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(total_len: u64) -> Progress {
-        let is_terminal = stderr().is_terminal();
-        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(total_len), target);
-        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-            bar.set_style(style);
-        }
-        if is_terminal {
-            // Without it the bar would stand still, speed and all, whenever upstream does.
-            bar.enable_steady_tick(DRAW_EVERY);
-        }
-        Progress { bar, is_terminal }
+        let bar = bar(total_len);
+        Progress { is_terminal: !bar.is_hidden(), bar }
     }
 
     pub(super) fn began(&self, path: &FilePath) {

@@ -1,30 +1,27 @@
 //! `dingospeed verify`: reads everything that is kept, block by block against its checksum and whole objects against their
 //! names. Needs no lock: a server may go on beside it. What is found broken can be mended by whoever has the store.
 
-use super::{counted, failed, table::Table};
+use super::{counted, failed, progress::bar, table::Table};
 use crate::{
     admin::{Answer, AskError, Keeper, MendedObject, Request},
     hub::{Oid, RepoId},
     store::{Finding, StoreError, View},
 };
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::HumanBytes;
 use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet},
-    io::{IsTerminal, stderr},
     process::ExitCode,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// More threads than this only make a disk seek.
 const THREADS_MAX: usize = 64;
-const TEMPLATE: &str = "{bar:24} {bytes}/{total_bytes} {bytes_per_sec} eta {eta} {wide_msg}";
-const DRAW_EVERY: Duration = Duration::from_millis(200);
 
 /// What to verify.
 #[derive(Debug)]
@@ -130,19 +127,6 @@ fn examine(view: &View, objects: &[(Oid, u64)]) -> (Vec<Broken>, u64) {
     let mut broken = broken.into_inner().unwrap_or_else(PoisonError::into_inner);
     broken.sort_unstable_by_key(|one| one.oid);
     (broken, read_len.into_inner())
-}
-
-fn bar(total_len: u64) -> ProgressBar {
-    let is_terminal = stderr().is_terminal();
-    let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(Some(total_len), target);
-    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-        bar.set_style(style);
-    }
-    if is_terminal {
-        bar.enable_steady_tick(DRAW_EVERY);
-    }
-    bar
 }
 
 fn words(finding: &Finding) -> String {

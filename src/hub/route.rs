@@ -162,6 +162,8 @@ impl Route {
             | Route::AuthCheck { repo }
             | Route::XetReadToken { repo, .. }
             | Route::RepoOther { repo }
+            | Route::Manifest { repo, .. }
+            | Route::Layer { repo, .. }
             | Route::Git { repo } => *repo = other,
             _ => {}
         }

@@ -234,3 +234,29 @@ fn a_query_value_is_plain() {
     assert_eq!(target.value("flag").as_deref(), Some(""));
     assert_eq!(target.value("expand"), None);
 }
+
+/// Every route about a repo can be asked of another: or a name that leads elsewhere would slip past who decides by name.
+#[test]
+fn a_route_with_a_repo_moves_to_another() {
+    let targets = [
+        "/o/m/resolve/main/f",
+        "/o/m/raw/main/f",
+        "/api/models/o/m",
+        "/api/models/o/m/tree/main",
+        "/api/models/o/m/refs",
+        "/api/models/o/m/commits/main",
+        "/api/models/o/m/auth-check",
+        "/api/models/o/m/xet-read-token/main",
+        "/api/models/o/m/discussions",
+        "/v2/o/m/manifests/latest",
+        "/v2/o/m/blobs/sha256:248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+        "/o/m/info/refs",
+    ];
+    for target in targets {
+        let route = Route::parse(&Method::GET, target).unwrap();
+        assert!(route.repo().is_some(), "{target}: {route:?}");
+        assert_eq!(route.of(model("new/name")).repo(), Some(&model("new/name")), "{target}");
+    }
+    let route = Route::parse(&Method::POST, "/api/models/o/m/paths-info/main").unwrap();
+    assert_eq!(route.of(model("new/name")).repo(), Some(&model("new/name")));
+}

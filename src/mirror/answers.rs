@@ -21,8 +21,8 @@ const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const AGENTS_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Identical questions within this time are one.
 const COALESCED_FOR: Duration = Duration::from_secs(1);
-/// Pages remembered as those that a `Link` led to.
-pub(super) const LED_TO_MAX: u64 = 100_000;
+/// Bytes of targets remembered as those that a `Link` led to.
+const LED_TO_LEN_MAX: u64 = 16 << 20;
 /// Bytes of answers on their way; only to share them.
 const COALESCED_LEN_MAX: u64 = 128 << 20;
 /// Answers to searches, in memory only: what may be searched for has no end. Of one caller each.
@@ -89,6 +89,11 @@ pub(super) type Coalesced = moka::future::Cache<(String, [u8; 32]), Arc<Answer>>
 pub(super) fn coalesced() -> Coalesced {
     let weigh = |_: &(String, [u8; 32]), answer: &Arc<Answer>| u32::try_from(answer.body.len()).unwrap_or(u32::MAX).max(1);
     moka::future::Cache::builder().weigher(weigh).max_capacity(COALESCED_LEN_MAX).time_to_live(COALESCED_FOR).build()
+}
+
+pub(super) fn led_to() -> moka::sync::Cache<String, ()> {
+    let weigh = |target: &String, (): &()| u32::try_from(target.len()).unwrap_or(u32::MAX).max(100);
+    moka::sync::Cache::builder().weigher(weigh).max_capacity(LED_TO_LEN_MAX).build()
 }
 
 pub(super) type Searches = moka::sync::Cache<(String, [u8; 32]), (Arc<Answer>, Instant)>;

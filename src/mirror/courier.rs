@@ -47,6 +47,8 @@ pub(super) async fn work(fill: Arc<Fill>, ready: Option<(Turn, Run)>) {
         };
         fill.dispatch();
         let outcome = carry(&fill, &run, held).await;
+        // Who comes later must not be told of it as if it were now.
+        fill.set_trouble(None);
         if let Err(error) = outcome {
             log::warn!(
                 "failed fill object={} blocks={}-{} error={error:?}",

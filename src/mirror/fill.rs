@@ -146,9 +146,9 @@ impl Fill {
     pub(super) fn dispatch(self: &Arc<Self>) {
         while let Some(recruit) = self.flights.recruit(|| self.limits.turns.try_further()) {
             let ready = recruit.ready.map(|(turn, blocks)| (turn, Run::new(self, blocks)));
-            let is_only = ready.is_none();
+            let waits = ready.is_none();
             tokio::spawn(courier::work(self.clone(), ready));
-            if is_only {
+            if waits {
                 return;
             }
         }
@@ -169,7 +169,7 @@ impl Fill {
         self.flights.land(&run.blocks, offset);
     }
 
-    /// The rest of a run could not be had: all who want any of it are told, and it is not tried again for them.
+    /// The rest of a run could not be had: see [`Flights::fail`].
     pub(super) fn fail(&self, run: &Run, error: &MirrorError) {
         self.flights.fail(&run.blocks, error);
     }

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bounds of all fills together.
 pub(super) struct Limits {
     pub(super) turns: Turns,
-    /// For readers that are served past the disk, and hold theirs as long as their client takes.
+    /// For readers that are served past the disk: theirs until others need it more.
     pub(super) turns_through: Turns,
     /// Their streams, while their clients are busy.
     pub(super) parked: Mutex<Vec<Weak<Parked>>>,
@@ -90,8 +90,8 @@ impl Disk {
     }
 }
 
-/// Turns at upstream, one per connection. An object's only courier waits for one, first come first served; further
-/// couriers take what is free at once, and never the last quarter: objects that hang must not keep others from starting.
+/// Turns at upstream, one per connection. One courier of each object waits for one, first come first served; the others take
+/// what is free at once, and never the last quarter: objects that hang must not keep others from starting.
 pub(super) struct Turns {
     all: Arc<Semaphore>,
     further: Arc<Semaphore>,

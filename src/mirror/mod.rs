@@ -118,7 +118,7 @@ impl Mirror {
             cacheable: moka::sync::Cache::new(rules::NAMED_MAX),
             catalog: Catalog::new(config, origin.clone(), store.clone()),
             answers: answers::coalesced(),
-            led_to: moka::sync::Cache::new(answers::LED_TO_MAX),
+            led_to: answers::led_to(),
             searches: answers::searches(),
             config: config.clone(),
             store,
@@ -273,7 +273,7 @@ impl Mirror {
             }
         }
         self.warm.invalidate(oid);
-        // Whoever took it meanwhile reads on from a file without a name, if it comes to that: bytes that were proven.
+        // Whoever took it meanwhile reads on from a file without a name, if it comes to that, which is still judged as a whole.
         fills.remove(oid);
         Loan::Idle
     }

@@ -136,35 +136,35 @@ impl Reader {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, MirrorError> {
-        let kept = match &mut self.way {
-            Way::Kept(kept) => kept,
-            Way::Through(through) => return through.next(self.span.clone()).await,
-        };
-        let error = match kept.read(&self.span).await {
-            Err(MirrorError::Store(error)) => error,
-            outcome => return outcome,
-        };
-        // The disk is no reason to let a client down while upstream has the bytes.
-        let fill = kept.fill.clone();
-        fill.limits.disk.failed(&error);
-        if fill.sources.is_empty() || self.span.is_empty() {
-            return Err(error.into());
-        }
-        let at = self.span.start;
-        log::info!("serves past the disk object={} from={at}", fill.object.oid());
-        // What came from the first byte on is still held to the hash of the whole.
-        let start = match kept.began {
-            0 => {
-                let hashed = fill.clone();
-                let hasher = tokio::task::spawn_blocking(move || hashed.hash_start(at)).await??;
-                Some((hasher, at))
+        loop {
+            let kept = match &mut self.way {
+                Way::Kept(kept) => kept,
+                Way::Through(through) => return through.next(self.span.clone()).await,
+            };
+            let error = match kept.read(&self.span).await {
+                Err(MirrorError::Store(error)) => error,
+                outcome => return outcome,
+            };
+            // The disk is no reason to let a client down while upstream has the bytes.
+            let fill = kept.fill.clone();
+            fill.limits.disk.failed(&error);
+            if fill.sources.is_empty() || self.span.is_empty() {
+                return Err(error.into());
             }
-            _ => None,
-        };
-        let mut through = Through::after(fill, start);
-        let outcome = through.next(self.span.clone()).await;
-        self.way = Way::Through(Box::new(through));
-        outcome
+            let at = self.span.start;
+            log::info!("serves past the disk object={} from={at}", fill.object.oid());
+            // What came from the first byte on is still held to the hash of the whole.
+            let start = match kept.began {
+                0 => {
+                    let hashed = fill.clone();
+                    let hasher = tokio::task::spawn_blocking(move || hashed.hash_start(at)).await??;
+                    Some((hasher, at))
+                }
+                _ => None,
+            };
+            // Before anything is awaited: whoever gives up waiting finds the new way when it comes back.
+            self.way = Way::Through(Box::new(Through::after(fill, start)));
+        }
     }
 }
 
@@ -195,7 +195,7 @@ impl Kept {
             let changed = fill.changed();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let end = match fill.look(position, self.ticket)? {
+            let mut end = match fill.look(position, self.ticket)? {
                 Found::Block => {
                     let end = block_end.min(span.end).min(position + CHUNK_LEN_MAX);
                     if !self.make_usable(block, position..end).await? {
@@ -228,8 +228,9 @@ impl Kept {
             self.last_block = Some(block);
             // Enough is held back of an object without its verdict to keep the client with a trickle.
             let tail = object.size().saturating_sub(TAIL_LEN);
-            let end = if position < tail && end > tail && !object.is_verified() { tail } else { end };
-            let mut end = end;
+            if position < tail && end > tail && !object.is_verified() {
+                end = tail;
+            }
             if self.began == 0 && end == object.size() && !object.is_complete() {
                 // The last byte of a whole is not given before there is a whole to judge.
                 if object.missing(0..block).is_some() {

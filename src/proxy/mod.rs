@@ -197,10 +197,11 @@ impl HubProxy {
         let route = Route::Layer { repo: repo.clone(), oid };
         let target = ApiTarget::new(&route, raw_target);
         ctx.location = Some(target.path().to_owned());
-        let file = self.mirror.file_of(&repo, &oid, token.as_ref(), admission).await.map_err(HubError::into_refusal)?;
+        let acting = self.mirror.access.acting(&repo, admission, token.as_ref());
+        let file = self.mirror.file_of(&repo, &oid, acting.as_ref(), admission).await.map_err(HubError::into_refusal)?;
         match file {
             Some(file) => {
-                self.prepare(session, ctx, Found { file, admission, token }).await?;
+                self.prepare(session, ctx, Found { file, admission, token: acting }).await?;
                 Ok(None)
             }
             // The template, the parameters: the Hub makes them, the repo has no such file.

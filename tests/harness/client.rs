@@ -195,6 +195,17 @@ impl Connection {
         read
     }
 
+    /// Reads the body to its end; true when that was not the promised one.
+    pub(crate) async fn is_cut(&mut self) -> bool {
+        loop {
+            match self.piece().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                Err(Cut) => return true,
+            }
+        }
+    }
+
     /// Tells whether the mirror has closed this connection; waits for that or for the time to pass.
     pub(crate) async fn closes_within(&mut self, time: Duration) -> bool {
         self.ended_by_peer || matches!(tokio::time::timeout(time, self.fill()).await, Ok(false))

@@ -247,6 +247,7 @@ impl Mirror {
     }
 
     async fn spawn(&mut self) -> Result<(), String> {
+        raise_file_limit();
         let before = self.log().len();
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).expect("the mirror's log file");
         let mut command = Command::new(program());
@@ -360,4 +361,20 @@ impl Metrics {
     pub(crate) fn samples(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0.iter().map(|(sample, value)| (sample.as_str(), *value))
     }
+}
+
+/// Some tests open a thousand connections, and many run at a time; a shell's usual limit is 1024 files.
+fn raise_file_limit() {
+    static RAISED: std::sync::Once = std::sync::Once::new();
+    RAISED.call_once(|| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: both calls take a pointer to the struct above, which outlives them.
+        let raised = unsafe {
+            libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && {
+                limit.rlim_cur = limit.rlim_max;
+                libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0
+            }
+        };
+        assert!(raised, "the limit of open files: {}", std::io::Error::last_os_error());
+    });
 }
