@@ -8,6 +8,7 @@
 #   make fuzz    every decoder of outside bytes, a minute each (FUZZ_SECONDS=60); one: make fuzz ARGS="route"
 #   make soak    everything at once, at random, for SOAK_SECONDS=300; prints its seed, SOAK_SEED plays it again
 #   make bench   beside nginx and the origin, in one run; into bench/results/
+#   make profile where the CPU time goes, by perf: small hits, streams, cold pulls
 #   make conformance   REDbot (PyPI) and http-cache-tests (npm), compared with tests/conformance/
 #   make lint    rustfmt and clippy, warnings are errors
 #   make clean   removes what these commands built (never ./repos, the cache)
@@ -20,7 +21,7 @@ ARGS   ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.tools/bin
 export PYTHON
 
-.PHONY: run test test-clients demo venvs soak bench fuzz conformance lint clean tools
+.PHONY: run test test-clients demo venvs soak bench profile fuzz conformance lint clean tools
 
 run: tools
 	$(CARGO) build --release --locked
@@ -36,6 +37,11 @@ bench: tools
 	$(CARGO) build --release --locked
 	$(CARGO) build --release --locked --package fake-hub
 	@$(PYTHON) bench/run.py $(ARGS)
+
+profile: tools
+	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --package fake-hub
+	@$(PYTHON) bench/profile.py $(ARGS)
 
 test-clients: tools venvs
 	@$(PYTHON) tests/clients/venvs.py libraries

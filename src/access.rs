@@ -101,6 +101,10 @@ impl Access {
         if self.is_open(repo).await? {
             return Ok(Admission::Open);
         }
+        Box::pin(self.check_closed(repo, token)).await
+    }
+
+    async fn check_closed(&self, repo: &RepoId, token: Option<&Token>) -> Result<Admission, HubError> {
         if let Some(operator) = self.operator_of(repo)
             && self.is_accepted(repo, Some(operator)).await.is_ok()
         {
@@ -185,6 +189,13 @@ impl Access {
 
     /// Whether anybody may read the repo. When upstream cannot tell, or not soon, what it said last counts.
     pub async fn is_open(&self, repo: &RepoId) -> Result<bool, HubError> {
+        match self.open.get(repo).await {
+            Some(open) => Ok(open),
+            None => Box::pin(self.ask_open(repo)).await,
+        }
+    }
+
+    async fn ask_open(&self, repo: &RepoId) -> Result<bool, HubError> {
         let asked = self.open.try_get_with(repo.clone(), async {
             let kept = self.kept(repo).await;
             let patience = kept.map_or(Duration::MAX, |_| KEPT_PATIENCE);

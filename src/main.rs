@@ -10,6 +10,10 @@ use dingospeed::{
 };
 use std::process::ExitCode;
 
+/// A request makes some hundred small allocations; with glibc's own allocator a small hit costs a fifth more CPU.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// What was asked for was not understood.
 const MISTAKEN: u8 = 2;
 /// Ended by SIGINT, as shells count it.

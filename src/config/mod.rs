@@ -199,6 +199,13 @@ pub struct Rules {
     pub cache_deny: Vec<Pattern>,
 }
 
+impl Rules {
+    /// Whether everything may be fetched and kept.
+    pub fn is_empty(&self) -> bool {
+        [&self.fetch_allow, &self.fetch_deny, &self.cache_allow, &self.cache_deny].iter().all(|list| list.is_empty())
+    }
+}
+
 /// Who reads what is not open to all, beyond what upstream says at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {

@@ -2,12 +2,13 @@
 
 use super::escape::{BadTarget, quote_path, quote_segment};
 use std::fmt;
+use std::sync::Arc;
 
 const LEN_MAX: usize = 4096;
 
 /// A decoded, relative path inside a repo: any name git may hold that stays inside its directory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FilePath(String);
+pub struct FilePath(Arc<str>);
 
 impl FilePath {
     /// Returns the path, or says why `text` cannot be one: empty, longer than 4096 bytes, a control character, or an
@@ -26,7 +27,7 @@ impl FilePath {
         if text.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
             return bad("has an empty, `.` or `..` segment");
         }
-        Ok(FilePath(text.to_owned()))
+        Ok(FilePath(text.into()))
     }
 
     /// Returns the decoded text.
@@ -51,7 +52,7 @@ impl FilePath {
 
     /// Returns the directory that holds the file, or nothing for a file at the top.
     pub fn parent(&self) -> Option<FilePath> {
-        self.0.rsplit_once('/').map(|(parent, _)| FilePath(parent.to_owned()))
+        self.0.rsplit_once('/').map(|(parent, _)| FilePath(parent.into()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::escape::BadTarget;
 use std::fmt;
+use std::sync::Arc;
 
 const SEGMENT_MAX: usize = 96;
 
@@ -69,7 +70,8 @@ impl fmt::Display for RepoKind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RepoId {
     kind: RepoKind,
-    name: String,
+    /// Shared: a request hands its repo from room to room.
+    name: Arc<str>,
 }
 
 impl RepoId {
@@ -88,7 +90,7 @@ impl RepoId {
         if name.ends_with(".git") {
             return Err(BadTarget::about("repo name", name, "ends with .git"));
         }
-        Ok(RepoId { kind, name: name.to_owned() })
+        Ok(RepoId { kind, name: name.into() })
     }
 
     /// Returns the kind.
@@ -103,7 +105,10 @@ impl RepoId {
 
     /// Returns the repo in lower case: two spellings of one repo of the Hub are equal then.
     pub fn folded(&self) -> RepoId {
-        RepoId { kind: self.kind, name: self.name.to_ascii_lowercase() }
+        match self.name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => RepoId { kind: self.kind, name: self.name.to_ascii_lowercase().into() },
+            false => self.clone(),
+        }
     }
 
     /// Returns the path of the API resource: `/api/datasets/org/name`.

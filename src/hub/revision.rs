@@ -3,12 +3,13 @@
 use super::escape::{BadTarget, quote_segment};
 use super::oid::Commit;
 use std::fmt;
+use std::sync::Arc;
 
 const LEN_MAX: usize = 255;
 
 /// A revision, decoded and safe to join under a directory (it may hold slashes, as `refs/pr/1` does).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Revision(String);
+pub struct Revision(Arc<str>);
 
 impl Revision {
     /// Returns the revision, or says why `text` cannot be one: empty, longer than 255 bytes, a control character, or an
@@ -27,7 +28,7 @@ impl Revision {
         if text.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
             return bad("has an empty, `.` or `..` segment");
         }
-        Ok(Revision(text.to_owned()))
+        Ok(Revision(text.into()))
     }
 
     /// Returns the decoded text.
@@ -48,7 +49,7 @@ impl Revision {
 
 impl From<Commit> for Revision {
     fn from(commit: Commit) -> Revision {
-        Revision(commit.as_str().to_owned())
+        Revision(commit.as_str().into())
     }
 }
 

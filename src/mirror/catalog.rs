@@ -225,14 +225,37 @@ impl Mirror {
         token: Option<&Token>,
         admission: Admission,
     ) -> Result<FileInfo, HubError> {
+        let kept = self.kept_revision(repo, revision).await;
+        if let Some((commit, true)) = kept
+            && let Known::File(file) = self.known(repo, commit, path).await
+        {
+            return Ok(file);
+        }
+        Box::pin(self.file_asked(repo, revision, path, token, admission, kept)).await
+    }
+
+    /// The commit that a revision was last seen at, and whether that may still be believed.
+    async fn kept_revision(&self, repo: &RepoId, revision: &Revision) -> Option<(Commit, bool)> {
         let catalog = &self.catalog;
-        let kept = match revision.as_commit() {
+        match revision.as_commit() {
             Some(commit) => Some((commit, true)),
             None => catalog.kept_ref(repo, revision).await.map(|(commit, at)| {
                 let age = crate::store::age(at);
                 (commit, age < catalog.revision_ttl)
             }),
-        };
+        }
+    }
+
+    async fn file_asked(
+        &self,
+        repo: &RepoId,
+        revision: &Revision,
+        path: &FilePath,
+        token: Option<&Token>,
+        admission: Admission,
+        kept: Option<(Commit, bool)>,
+    ) -> Result<FileInfo, HubError> {
+        let catalog = &self.catalog;
         if let Some((commit, true)) = kept {
             let mut known = self.known(repo, commit, path).await;
             if matches!(known, Known::Unknown) && self.list_ahead(repo, commit, token).await {

@@ -64,7 +64,7 @@ impl Names {
             let age = crate::store::age(alias.at);
             if age >= self.ttl && !self.offline {
                 let key = (repo.folded(), Token::fingerprint(token));
-                self.asked.get_with(key, self.ask(&repo, token)).await;
+                Box::pin(self.asked.get_with(key, self.ask(&repo, token))).await;
             }
             match self.alias(&repo).await {
                 Some(alias) => repo = alias.repo,
@@ -77,7 +77,7 @@ impl Names {
     /// As [`Names::confirmed`], for a name that nothing is known of and that alone may not be had.
     pub(super) async fn discovered(&self, name: &RepoId, token: Option<&Token>) -> RepoId {
         if !self.offline {
-            self.asked.get_with((name.folded(), Token::fingerprint(token)), self.ask(name, token)).await;
+            Box::pin(self.asked.get_with((name.folded(), Token::fingerprint(token)), self.ask(name, token))).await;
         }
         self.present(name).await
     }
@@ -110,11 +110,14 @@ impl Names {
 
     async fn alias(&self, name: &RepoId) -> Option<KeptAlias> {
         let folded = name.folded();
+        if let Some(known) = self.known.get(&folded).await {
+            return known;
+        }
         let load = async {
             let (store, name) = (self.store.clone(), folded.clone());
             self.on_disk(move || store.refs().get_alias(&name)).await.flatten()
         };
-        self.known.get_with(folded.clone(), load).await
+        Box::pin(self.known.get_with(folded.clone(), load)).await
     }
 
     async fn keep(&self, name: &RepoId, repo: &RepoId, is_news: bool) {

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const HELD_FOR: Duration = Duration::from_secs(60);
 /// The rest of a download that broke off, or was stopped, is asked for within this time.
 const RESUMED_WITHIN: Duration = Duration::from_secs(6 * 3600);
+/// When a promise was kept last is known to this much.
+const NOTED_EVERY: Duration = Duration::from_secs(1);
 /// Beyond this many the oldest are forgotten, which only matters to those whose branch moves just then.
 const PROMISES_MAX: u64 = 100_000;
 
@@ -67,6 +69,11 @@ impl Promises {
             Part::Head => Some(now),
             _ => old.and_then(|promise| promise.told),
         };
+        // A client that asks again and again need not have each time written down.
+        let is_noted = |old: Promise| old.told == told && now.saturating_duration_since(old.used) < NOTED_EVERY;
+        if old.is_some_and(is_noted) {
+            return;
+        }
         // Parts alone promise nothing: who reads here and there wants the branch as it is.
         if old.is_some() || matches!(part, Part::Head | Part::Whole) {
             self.0.insert(asker, Promise { commit, told, used: now });

@@ -119,6 +119,17 @@ impl Reader {
         self.ready.is_some() || self.span.is_empty()
     }
 
+    /// The whole span, if it is there in one piece already.
+    pub fn take_whole(&mut self) -> Option<Bytes> {
+        if self.span.is_empty() {
+            return Some(Bytes::new());
+        }
+        let span_len = self.span.end - self.span.start;
+        let bytes = self.ready.take_if(|bytes| bytes.len() as u64 == span_len)?;
+        self.span.start = self.span.end;
+        Some(bytes)
+    }
+
     /// The next bytes, as soon as any are there; `None` at the end of the span. Never fewer than promised: what cannot be
     /// had is an error.
     pub async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
@@ -139,7 +150,7 @@ impl Reader {
         loop {
             let kept = match &mut self.way {
                 Way::Kept(kept) => kept,
-                Way::Through(through) => return through.next(self.span.clone()).await,
+                Way::Through(through) => return Box::pin(through.next(self.span.clone())).await,
             };
             let error = match kept.read(&self.span).await {
                 Err(MirrorError::Store(error)) => error,
@@ -192,9 +203,8 @@ impl Kept {
         let block = object.blocks().of_offset(position);
         let block_end = object.blocks().span(block).end;
         loop {
+            // From here on no change is missed, awaited or not.
             let changed = fill.changed();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
             let mut end = match fill.look(position, self.ticket)? {
                 Found::Block => {
                     let end = block_end.min(span.end).min(position + CHUNK_LEN_MAX);

@@ -28,6 +28,9 @@ impl Mirror {
 
     fn rule(&self, name: &RepoId, repo: &RepoId) -> Result<(), HubError> {
         let rules = &self.config.rules;
+        if rules.is_empty() {
+            return Ok(());
+        }
         let names = [name.to_string(), repo.to_string()];
         if any(&rules.fetch_deny, &names) {
             return Err(HubError::against_rule("rules.fetch_deny", &names[0]));
@@ -45,7 +48,7 @@ impl Mirror {
 
     /// Whether anything of a repo may be kept on the disk.
     pub(super) fn may_cache(&self, repo: &RepoId) -> bool {
-        self.cacheable.get(repo).unwrap_or_else(|| self.is_cacheable(&[repo.to_string()]))
+        self.config.rules.is_empty() || self.cacheable.get(repo).unwrap_or_else(|| self.is_cacheable(&[repo.to_string()]))
     }
 
     fn is_cacheable(&self, names: &[String]) -> bool {

@@ -16,11 +16,17 @@ const PLACES_MAX: usize = 6;
 /// A file upstream, and a caller whom upstream lets read it.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The resolve path at a commit.
-    pub(super) target: String,
+    pub(super) file: FileInfo,
     pub(super) token: Option<Token>,
     /// Anybody may read it.
     open: bool,
+}
+
+impl Place {
+    /// The resolve path at a commit.
+    pub(super) fn target(&self) -> String {
+        ApiTarget::resolve(&self.file.repo, &self.file.commit.into(), &self.file.path).upstream_path_and_query()
+    }
 }
 
 /// The places of one object, and the signed URL last found for it, shared by all its couriers.
@@ -57,13 +63,16 @@ impl Sources {
 
     /// Adds a file with this content, as this caller reads it; it is the first place asked from now on.
     pub(super) fn add(&self, file: &FileInfo, token: Option<&Token>, admission: Admission) {
-        let target = ApiTarget::resolve(&file.repo, &file.commit.into(), &file.path).upstream_path_and_query();
+        let open = admission == Admission::Open;
         let mut places = self.places();
-        if token.is_some() && admission == Admission::Open {
-            // Should the token prove bad: the file is there for anybody.
-            put_first(&mut places, Place { target: target.clone(), token: None, open: true });
+        if places.first().is_some_and(|first| first.file == *file && first.token.as_ref() == token && first.open == open) {
+            return;
         }
-        put_first(&mut places, Place { target, token: token.cloned(), open: admission == Admission::Open });
+        if token.is_some() && open {
+            // Should the token prove bad: the file is there for anybody.
+            put_first(&mut places, Place { file: file.clone(), token: None, open });
+        }
+        put_first(&mut places, Place { file: file.clone(), token: token.cloned(), open });
     }
 
     fn places(&self) -> MutexGuard<'_, Vec<Place>> {
@@ -129,7 +138,7 @@ impl Sources {
         let mut tried: Vec<Place> = Vec::new();
         while let Some(place) = self.next_place(&tried) {
             tried.push(place.clone());
-            let error = match self.origin.for_bytes().of_repo(place.open).locate(&place.target, place.token.as_ref()).await {
+            let error = match self.origin.for_bytes().of_repo(place.open).locate(&place.target(), place.token.as_ref()).await {
                 Ok(found) if found.oid == self.oid && found.size == size => {
                     let found = Found { url: found.url, token: place.token, etag: None };
                     lookup.found = Some(found.clone());
@@ -137,8 +146,8 @@ impl Sources {
                     return Ok((found, false));
                 }
                 Ok(found) => {
-                    let cause =
-                        format!("{} is now {} of {} bytes, not {} of {size}", place.target, found.oid, found.size, self.oid);
+                    let target = place.target();
+                    let cause = format!("{target} is now {} of {} bytes, not {} of {size}", found.oid, found.size, self.oid);
                     SourceError::Broken { host: "upstream".into(), cause }
                 }
                 Err(error) => error,

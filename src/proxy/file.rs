@@ -1,11 +1,13 @@
 //! The file desk: who may have which file, as of which commit, and how what fails is told.
 
-use super::{Ctx, HubProxy, Refusal, head_text, respond};
+use super::{Ctx, HubProxy, Refusal, head_text, range, respond};
 use crate::access::Admission;
-use crate::hub::{FilePath, HubError, Oid, RepoId, Revision, content_disposition, if_none_match};
+use crate::hub::{FilePath, HubError, Oid, RangeAsk, RepoId, Revision, content_disposition, content_type, if_none_match};
 use crate::mirror::{Asker, FileInfo, Mirror, Part};
 use crate::source::Token;
-use http::{Method, header};
+use bytes::Bytes;
+use http::{HeaderValue, Method, header};
+use pingora_core::protocols::http::conditional_filter::to_304;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
@@ -47,6 +49,29 @@ impl HubProxy {
         Ok(Found { file, admission, token })
     }
 
+    /// Answers at once where nothing has to be waited for: heads, what the client has already, and what lies there in one piece.
+    /// False leaves it to pingora's cache, on whose longer way a small file costs half as much again.
+    pub(super) async fn answer_at_once(&self, session: &mut Session, ctx: &mut Ctx) -> pingora_core::Result<bool> {
+        let Some(file) = &ctx.file else { return Ok(false) };
+        let request = session.req_header();
+        let mut head = head(file)?;
+        let mut body = Bytes::new();
+        if range::not_modified(request, file) {
+            to_304(&mut head);
+        } else if matches!(ctx.ask, RangeAsk::Many(_)) {
+            return Ok(false);
+        } else {
+            if let Some(reader) = &mut ctx.reader {
+                let Some(whole) = reader.take_whole() else { return Ok(false) };
+                body = whole;
+            }
+            range::apply(&mut head, &ctx.ask, Some(file));
+        }
+        ctx.from = "object";
+        name(&mut head, file, ctx.location.as_deref())?;
+        respond::prepared(session, head, body).await.map(|()| true)
+    }
+
     /// Answers with the pointer that git holds in the place of an LFS file. It follows from what is known of the file, so
     /// nothing is fetched and nothing kept.
     pub(super) async fn pointer(&self, session: &mut Session, file: &FileInfo) -> Result<(), Refusal> {
@@ -64,6 +89,35 @@ impl HubProxy {
         respond::whole(session, head, text.into_bytes().into()).await?;
         Ok(())
     }
+}
+
+/// The head of a whole file; what belongs to the request and to the file's name is added on the way out.
+pub(super) fn head(file: &FileInfo) -> pingora_core::Result<ResponseHeader> {
+    let mut head = ResponseHeader::build(200, Some(16))?;
+    head.insert_header(header::CONTENT_LENGTH, file.size)?;
+    head.insert_header(header::ETAG, file.oid.etag())?;
+    head.insert_header(header::CONTENT_TYPE, content_type(file.path.as_str()))?;
+    head.insert_header(header::ACCEPT_RANGES, "bytes")?;
+    Ok(head)
+}
+
+/// Adds what the Hub tells of a file beside its bytes. `location` is where a layer is, for who takes that from the answer.
+pub(super) fn name(head: &mut ResponseHeader, file: &FileInfo, location: Option<&str>) -> pingora_core::Result<()> {
+    let etag = file.oid.etag();
+    head.insert_header("X-Repo-Commit", file.commit.as_str())?;
+    head.insert_header("X-Linked-Etag", &etag)?;
+    head.insert_header("X-Linked-Size", file.size)?;
+    head.insert_header(header::ETAG, etag)?;
+    head.insert_header(header::ACCEPT_RANGES, "bytes")?;
+    if let Some(location) = location {
+        head.insert_header(header::LOCATION, location)?;
+    }
+    head.insert_header(header::CONTENT_DISPOSITION, content_disposition(file.path.file_name()))?;
+    let is_multipart = |value: &HeaderValue| value.as_bytes().starts_with(b"multipart");
+    if head.status == 200 || (head.status == 206 && !head.headers.get(header::CONTENT_TYPE).is_some_and(is_multipart)) {
+        head.insert_header(header::CONTENT_TYPE, content_type(file.path.as_str()))?;
+    }
+    respond::add_cors(head)
 }
 
 /// What part of a file is asked for, as far as that can be told without its size.

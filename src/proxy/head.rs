@@ -14,10 +14,13 @@ pub(super) fn fault(raw: &[u8], version: Version) -> Option<&'static str> {
     }
     let Some(raw) = raw.strip_suffix(b"\r\n\r\n") else { return Some("it does not end in an empty line") };
     let (mut lengths, mut codings, mut hosts) = (0, 0, 0);
-    // The last line has lost its end above.
-    let ended = [raw, b"\r"].concat();
-    for (index, line) in ended.split(|&byte| byte == b'\n').enumerate() {
-        let Some(line) = line.strip_suffix(b"\r") else { return Some("a line does not end in CR LF") };
+    let mut lines = raw.split(|&byte| byte == b'\n').enumerate().peekable();
+    while let Some((index, line)) = lines.next() {
+        // The last line has lost its end above.
+        let is_last = lines.peek().is_none();
+        let Some(line) = (if is_last { Some(line) } else { line.strip_suffix(b"\r") }) else {
+            return Some("a line does not end in CR LF");
+        };
         if line.is_empty() {
             return Some("it holds an empty line");
         }

@@ -20,7 +20,7 @@ pub use head::fuzz_head;
 
 use crate::access::{Access, Admission};
 use crate::config::Config;
-use crate::hub::{ApiTarget, HubError, Oid, Own, RangeAsk, RepoId, Route, content_disposition, content_type};
+use crate::hub::{ApiTarget, FilePath, HubError, Oid, Own, RangeAsk, RepoId, Revision, Route};
 use crate::limits::{Client, Limits, Ticket};
 use crate::metrics::metrics;
 use crate::mirror::{FileInfo, Mirror, MirrorError, Reader};
@@ -147,22 +147,22 @@ impl HubProxy {
             Route::Raw { repo, revision, path } => {
                 let found = self.find(session, ctx, repo, revision, path, token.as_ref()).await?;
                 if found.file.oid.is_sha256() {
-                    self.pointer(session, &found.file).await?;
+                    Box::pin(self.pointer(session, &found.file)).await?;
                     return Ok(Some(()));
                 }
                 self.prepare(session, ctx, found).await?;
                 Ok(None)
             }
             Route::Own(own) => {
-                self.own(session, own).await?;
+                Box::pin(self.own(session, own)).await?;
                 Ok(Some(()))
             }
             Route::Preflight => {
-                respond::preflight(session).await?;
+                Box::pin(respond::preflight(session)).await?;
                 Ok(Some(()))
             }
             Route::Telemetry => {
-                respond::empty(session, 204).await?;
+                Box::pin(respond::empty(session, 204)).await?;
                 Ok(Some(()))
             }
             Route::Write => {
@@ -170,11 +170,11 @@ impl HubProxy {
                 ctx.from = "upstream";
                 Ok(None)
             }
-            Route::Layer { repo, oid } => self.layer(session, ctx, &raw_target, repo, oid, token).await,
+            Route::Layer { repo, oid } => Box::pin(self.layer(session, ctx, &raw_target, repo, oid, token)).await,
             Route::Bucket | Route::Git { .. } | Route::Unknown => Err(HubError::no_such_page().into_refusal()),
             route => {
                 let target = ApiTarget::new(&route, &raw_target);
-                ctx.from = self.api(session, route, method, target, token).await?;
+                ctx.from = Box::pin(self.api(session, route, method, target, token)).await?;
                 Ok(Some(()))
             }
         }
@@ -216,9 +216,9 @@ impl HubProxy {
     /// Lets the caller read the file, or says no. Some files of a gated repo are open to all, which only upstream knows.
     async fn admit(
         &self,
-        repo: &crate::hub::RepoId,
-        revision: &crate::hub::Revision,
-        path: &crate::hub::FilePath,
+        repo: &RepoId,
+        revision: &Revision,
+        path: &FilePath,
         token: Option<&Token>,
     ) -> Result<Admission, Refusal> {
         let refusal = match self.mirror.access.check(repo, token).await {
@@ -228,6 +228,17 @@ impl HubProxy {
         if !Access::may_be_shown(&refusal, path) {
             return Err(refusal.into_refusal());
         }
+        Box::pin(self.admit_if_shown(refusal, repo, revision, path, token)).await
+    }
+
+    async fn admit_if_shown(
+        &self,
+        refusal: HubError,
+        repo: &RepoId,
+        revision: &Revision,
+        path: &FilePath,
+        token: Option<&Token>,
+    ) -> Result<Admission, Refusal> {
         let target = ApiTarget::resolve(repo, revision, path).upstream_path_and_query();
         match self.mirror.origin.locate(&target, token).await {
             // A fallback gives what it likes to everybody, which opens nothing here.
@@ -275,7 +286,7 @@ impl HubProxy {
                     }
                     Some(reader)
                 }
-                Err(error) => return Err(self.explain(error, &file, token).await),
+                Err(error) => return Err(Box::pin(self.explain(error, &file, token)).await),
             };
         }
         ctx.file = Some(file);
@@ -364,7 +375,7 @@ impl ProxyHttp for HubProxy {
         }
         match self.answer(session, ctx).await {
             Ok(Some(())) => Ok(true),
-            Ok(None) => Ok(false),
+            Ok(None) => self.answer_at_once(session, ctx).await,
             Err(Refusal::Hub(error)) => {
                 let request = session.req_header();
                 let is_file = matches!(ctx.label, "resolve" | "raw") && request.method == Method::GET;
@@ -372,7 +383,7 @@ impl ProxyHttp for HubProxy {
                     true => file::told_to(*error, head_text(request, header::USER_AGENT)),
                     false => *error,
                 };
-                respond::refuse(session, &error).await?;
+                Box::pin(respond::refuse(session, &error)).await?;
                 Ok(true)
             }
             Err(Refusal::Pingora(error)) => Err(error),
@@ -410,22 +421,7 @@ impl ProxyHttp for HubProxy {
         }
         if let Some(file) = &ctx.file {
             ctx.from = "object";
-            resp.insert_header("X-Repo-Commit", file.commit.as_str())?;
-            resp.insert_header("X-Linked-Etag", file.oid.etag())?;
-            resp.insert_header("X-Linked-Size", file.size)?;
-            resp.insert_header("ETag", file.oid.etag())?;
-            resp.insert_header("Accept-Ranges", "bytes")?;
-            if let Some(location) = &ctx.location {
-                resp.insert_header("Location", location)?;
-            }
-            resp.insert_header("Content-Disposition", content_disposition(file.path.file_name()))?;
-            if resp.status == 200
-                || (resp.status == 206
-                    && !resp.headers.get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"multipart")))
-            {
-                resp.insert_header("Content-Type", content_type(file.path.as_str()))?;
-            }
-            respond::add_cors(resp)?;
+            file::name(resp, file, ctx.location.as_deref())?;
         }
         Ok(())
     }
@@ -517,11 +513,7 @@ fn head_text(request: &RequestHeader, name: header::HeaderName) -> Option<&str> 
 
 /// Meta of an object as pingora's cache wants it; what belongs to the request is added on the way out.
 fn object_meta(file: &FileInfo) -> Result<CacheMeta> {
-    let mut head = ResponseHeader::build(200, Some(12))?;
-    head.insert_header("Content-Length", file.size)?;
-    head.insert_header("ETag", file.oid.etag())?;
-    head.insert_header("Content-Type", content_type(file.path.as_str()))?;
-    head.insert_header("Accept-Ranges", "bytes")?;
+    let head = file::head(file)?;
     let now = std::time::SystemTime::now();
     Ok(CacheMeta::new(now + Duration::from_secs(3600), now, 0, 0, head))
 }

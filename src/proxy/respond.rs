@@ -12,8 +12,8 @@ const EXPOSED: &str = "X-Repo-Commit,X-Request-Id,X-Error-Code,X-Error-Message,X
                        Content-Range,X-Linked-Size,X-Linked-ETag,X-Xet-Hash";
 
 pub(super) fn add_cors(head: &mut ResponseHeader) -> Result<()> {
-    head.insert_header("Access-Control-Allow-Origin", "*")?;
-    head.insert_header("Access-Control-Expose-Headers", EXPOSED)
+    head.insert_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")?;
+    head.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)
 }
 
 /// Says no in the Hub's words; the connection stays usable.
@@ -54,8 +54,13 @@ pub(super) async fn preflight(session: &mut Session) -> Result<()> {
 
 /// Writes a head and its whole body; of a HEAD only the head, with the length the body would have.
 pub(super) async fn whole(session: &mut Session, mut head: ResponseHeader, body: Bytes) -> Result<()> {
-    head.insert_header("Content-Length", body.len())?;
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
     add_cors(&mut head)?;
+    prepared(session, head, body).await
+}
+
+/// Writes a head as it is, and the body that it tells of; of a HEAD only the head.
+pub(super) async fn prepared(session: &mut Session, head: ResponseHeader, body: Bytes) -> Result<()> {
     // An unread request body would be taken for the next request.
     let keepalive = keepalive(session);
     session.set_keepalive(keepalive);

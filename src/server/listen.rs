@@ -20,6 +20,8 @@ use std::{
 
 /// Per connection. Requests are small; pingora's own 64 KiB would make of many idle connections a lot of memory.
 const READ_BUFFER_LEN: usize = 4 << 10;
+/// Takes a head and a small body, which then leave in one packet; larger bodies go past it.
+const WRITE_BUFFER_LEN: usize = 4 << 10;
 
 /// A bound socket, whose queue already takes connections.
 #[derive(Debug)]
@@ -59,7 +61,7 @@ impl Socket {
         A: ServerApp + Send + Sync + 'static,
     {
         let name = self.address.to_string();
-        let buffers = L4BufferSettings::default().read(READ_BUFFER_LEN);
+        let buffers = L4BufferSettings::default().read(READ_BUFFER_LEN).write(WRITE_BUFFER_LEN);
         service.add_listener(ListenerConfig::tcp(&name).l4_buffer(buffers));
         let mut table = Fds::new();
         // Pingora owns the descriptor from here on.
