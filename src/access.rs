@@ -2,12 +2,13 @@
 //!
 //! Knows repos, tokens (by keyed hash only) and verdicts; never HTTP responses. Enter by [`Access::check`].
 
-use crate::config::{Config, WhenUpstreamIsDown};
+mod holder;
+
+use crate::config::{Config, Pattern, WhenUpstreamIsDown};
 use crate::hub::{FilePath, HubError, RepoFacts, RepoId, parse_info};
 use crate::mirror::{KEPT_PATIENCE, MirrorError, Names, refused};
 use crate::source::{Origin, SourceError, Token};
 use crate::store::{Refs, Store, StoreError, age};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use http::Method;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -57,7 +58,7 @@ pub struct Access {
     /// How long ago a caller may have been accepted to be let in while upstream cannot be asked; none for never.
     grace: Option<Duration>,
     /// Repos that the operator's token opens to all.
-    operators: GlobSet,
+    operators: Vec<Pattern>,
     /// Whether anybody may read a repo.
     open: moka::future::Cache<RepoId, bool>,
     /// Callers whom upstream let read a repo.
@@ -71,7 +72,7 @@ pub struct Access {
 impl Access {
     pub(crate) fn new(config: &Config, origin: Arc<Origin>, store: Arc<Store>, names: Arc<Names>) -> Access {
         let ttl = config.freshness.access;
-        let operators = operators(&config.access.operator_repos);
+        let operators = config.access.operator_repos.clone();
         if !operators.is_empty() && !origin.has_operator_token() {
             log::warn!("access.operator_repos names repos, but there is no upstream.token that could open them");
         }
@@ -127,7 +128,11 @@ impl Access {
     }
 
     fn operator_of(&self, repo: &RepoId) -> Option<&Token> {
-        self.origin.operator_token().filter(|_| self.operators.is_match(repo.to_string()))
+        let is_listed = || {
+            let name = repo.to_string();
+            self.operators.iter().any(|pattern| pattern.matches(&name))
+        };
+        self.origin.operator_token().filter(|_| is_listed())
     }
 
     async fn is_accepted(&self, repo: &RepoId, token: Option<&Token>) -> Result<(), HubError> {
@@ -310,7 +315,7 @@ impl Access {
 
     /// Whether upstream accepted the caller lately enough to do without it now.
     async fn is_remembered(&self, repo: &RepoId, token: Option<&Token>) -> bool {
-        let (Some(grace), Some(mark)) = (self.grace, self.mark(repo, token).await) else { return false };
+        let (Some(grace), Some(mark)) = (self.grace, self.mark(&repo.to_string(), token).await) else { return false };
         let (store, repo) = (self.store.clone(), repo.clone());
         let at = tokio::task::spawn_blocking(move || store.refs().get_accepted(&repo, &mark)).await;
         let Ok(Ok(Some(at))) = at else { return false };
@@ -331,7 +336,7 @@ impl Access {
         token: Option<&Token>,
         change: impl FnOnce(&Refs, &RepoId, &str) -> Result<(), StoreError> + Send + 'static,
     ) {
-        let Some(mark) = self.mark(repo, token).await else { return };
+        let Some(mark) = self.mark(&repo.to_string(), token).await else { return };
         let (store, repo) = (self.store.clone(), repo.clone());
         if let Ok(Err(e)) = tokio::task::spawn_blocking(move || change(store.refs(), &repo, &mark)).await {
             log::warn!("cannot keep who was accepted: {e}");
@@ -339,7 +344,7 @@ impl Access {
     }
 
     /// What stands for a caller on disk; nothing for one without a token, whom nobody could tell from others.
-    async fn mark(&self, repo: &RepoId, token: Option<&Token>) -> Option<String> {
+    async fn mark(&self, context: &str, token: Option<&Token>) -> Option<String> {
         let token = token?;
         let store = self.store.clone();
         let load = || async move {
@@ -347,7 +352,7 @@ impl Access {
             secret.inspect_err(|e| log::error!("no caller can be remembered: {e}")).ok()
         };
         let secret = (*self.secret.get_or_init(load).await)?;
-        Some(token.mark(&secret, &repo.to_string()))
+        Some(token.mark(&secret, context))
     }
 
     async fn kept(&self, repo: &RepoId) -> Option<bool> {
@@ -375,16 +380,4 @@ fn cannot_ask(repo: &RepoId, error: &MirrorError) -> HubError {
         true => HubError { message, ..error },
         false => error,
     }
-}
-
-fn operators(patterns: &[String]) -> GlobSet {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        match GlobBuilder::new(pattern).literal_separator(true).build() {
-            Ok(glob) => drop(set.add(glob)),
-            // Config has checked them.
-            Err(error) => log::error!("access.operator_repos: {pattern}: {error}"),
-        }
-    }
-    set.build().unwrap_or_default()
 }

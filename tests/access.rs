@@ -567,3 +567,59 @@ async fn the_operators_token_opens_what_is_listed_and_nothing_else() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
+
+/// `login()` asks whose a token is and fails on a 5xx, so that is remembered: for its bearer alone, and only while the Hub is down.
+#[tokio::test]
+async fn whose_a_token_is_is_remembered_for_its_bearer() {
+    let hub = FakeHub::start().await;
+    hub.token("hf_alice");
+    hub.token("hf_bob");
+    hub.token("hf_gone");
+    let mut mirror = Mirror::start(&hub).await;
+    let whoami = async |mirror: &Mirror, token: &str| {
+        mirror.ask("GET", "/api/whoami-v2", &[&format!("Authorization: Bearer {token}")]).await
+    };
+    for token in ["hf_alice", "hf_gone"] {
+        let told = whoami(&mirror, token).await;
+        assert_eq!((told.status, told.json()["email"].is_string()), (200, true), "upstream's own answer is passed as it is");
+    }
+    // One that the Hub no longer knows is forgotten, as soon as it says so.
+    hub.revoke("hf_gone");
+    let began = std::time::Instant::now();
+    while whoami(&mirror, "hf_gone").await.status != 401 {
+        assert!(began.elapsed() < Duration::from_secs(60), "a withdrawn token has a name");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    hub.down().await;
+    mirror.restart().await;
+    let told = whoami(&mirror, "hf_alice").await;
+    assert_eq!(told.status, 200, "{}", told.text());
+    let json = told.json();
+    assert_eq!(
+        (&json["name"], &json["type"], &json["auth"]["accessToken"]["role"]),
+        (&"alice".into(), &"user".into(), &"read".into())
+    );
+    assert_eq!(json.get("email"), None, "what need not be kept is not");
+    for token in ["hf_bob", "hf_gone", "hf_unknown"] {
+        assert_eq!(whoami(&mirror, token).await.status, 503, "{token}");
+    }
+    assert_eq!(mirror.get("/api/whoami-v2").await.status, 503);
+    // Nothing on the disk tells the token, or anything to others.
+    let holders = mirror.repos().join("api/holders");
+    assert_eq!(std::fs::metadata(&holders).expect("a directory").permissions().mode() & 0o777, 0o700);
+    for entry in std::fs::read_dir(&holders).expect("a directory") {
+        let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("a file");
+        assert!(!text.contains("hf_") && !text.contains("example.org"), "{text}");
+    }
+    mirror.stop().await;
+    let repos = mirror.repos();
+    for (key, value, status) in
+        [("access.grace", "0s", 503), ("access.when_upstream_is_down", "deny", 503), ("access.grace", "1h", 200)]
+    {
+        let mirror = Mirror::of(&hub).repos(&repos).set(key, value).start().await;
+        assert_eq!(whoami(&mirror, "hf_alice").await.status, status, "{key}={value}");
+    }
+    let offline = Mirror::of(&hub).repos(&repos).arg("--offline").start().await;
+    assert_eq!(whoami(&offline, "hf_alice").await.status, 200);
+    assert!(!mirror.log().contains("hf_alice"));
+}

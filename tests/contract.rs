@@ -50,13 +50,21 @@ fn fill(repo: Repo) -> Repo {
 async fn ask_all(mirror: &Mirror, kind: Kind, name: &str, repo: &Repo) {
     let (sha, api, files) = (repo.sha(), format!("/api/{}/{name}", plural(kind)), page(kind, name));
     // 4.1
-    for target in
-        ["", "/revision/main", "/revision/v1", &format!("/revision/{sha}"), "?blobs=True", "?expand=sha&expand=siblings"]
-    {
+    for target in [
+        "",
+        "/revision/main",
+        "/revision/v1",
+        &format!("/revision/{sha}"),
+        "?blobs=True",
+        "?expand=sha&expand=siblings",
+        "?expand[]=sha",
+        "?securityStatus=true",
+    ] {
         let target = format!("{api}{target}");
         let answer = mirror.get(&target).await;
         assert_ok(&target, &answer);
         assert_eq!(answer.json()["sha"], *sha, "{target}");
+        assert_eq!(answer.header("x-hf-warning"), None, "the Hub's words to whoever asks it are for the mirror");
         assert_ok(&target, &mirror.head(&target).await);
     }
     // 4.2
@@ -80,6 +88,7 @@ async fn ask_all(mirror: &Mirror, kind: Kind, name: &str, repo: &Repo) {
     assert_ok("commits", &mirror.get(&format!("{api}/commits/main")).await);
     // 4.8, 4.12
     assert_ok("auth-check", &mirror.get(&format!("{api}/auth-check")).await);
+    assert_ok("auth-check/write", &mirror.get(&format!("{api}/auth-check/write")).await);
     assert_ok("xet-read-token", &mirror.get(&format!("{api}/xet-read-token/{sha}")).await);
     // 4.10, 4.11, and 13.1, 13.3, 13.9
     let paths = [
@@ -260,6 +269,94 @@ async fn queries_and_paths_have_one_spelling() {
     }
 }
 
+// 4.5, 4.6
+#[tokio::test]
+async fn pages_of_commits_and_searches_lead_on_through_the_mirror() {
+    let hub = FakeHub::start().await;
+    let repo = hub.model("acme/m");
+    for n in 0..7 {
+        repo.file("a", format!("{n}")).commit(&format!("commit {n}"));
+    }
+    for n in 0..5 {
+        hub.model(&format!("many/s{n}")).file("a", "a").commit("first");
+    }
+    let mirror = Mirror::start(&hub).await;
+    for (first, total) in
+        [("/api/models/acme/m/commits/main?limit=3&expand[]=formatted", 7), ("/api/models?search=many&limit=2", 5)]
+    {
+        let (mut target, mut found) = (first.to_owned(), Vec::new());
+        loop {
+            let page = mirror.get(&target).await;
+            assert_ok(&target, &page);
+            if target.contains("/commits/") {
+                assert_eq!(page.header("x-total-count"), Some("7"));
+            }
+            found.extend(page.json().as_array().expect("a list").iter().map(|one| one["id"].as_str().expect("an id").to_owned()));
+            let Some(link) = page.header("link") else { break };
+            let next = link.strip_prefix("<http://mirror.test").and_then(|rest| rest.strip_suffix(">; rel=\"next\""));
+            target = next.unwrap_or_else(|| panic!("{link} leads past the mirror")).to_owned();
+            assert!(found.len() < 20, "the pages never end");
+        }
+        found.sort();
+        found.dedup();
+        assert_eq!(found.len(), total, "{first}");
+    }
+}
+
+// 4.19: what `hf cache verify` compares a download with is in the listing, unmasked and unchanged
+#[tokio::test]
+async fn a_listing_has_the_ids_of_contents() {
+    let hub = FakeHub::start().await;
+    let repo = fill(hub.model("acme/m"));
+    let mirror = Mirror::start(&hub).await;
+    let tree = mirror.get("/api/models/acme/m/tree/main?recursive=true&expand=false").await.json();
+    let of = |path: &str| tree.as_array().expect("a list").iter().find(|entry| entry["path"] == path).expect("the file").clone();
+    assert_eq!((&of("config.json")["oid"], &of("config.json")["size"]), (&repo.oid("config.json").into(), &2.into()));
+    let large = of("sub dir/w.bin");
+    assert_eq!((&large["lfs"]["oid"], &large["lfs"]["size"]), (&repo.oid("sub dir/w.bin").into(), &5000.into()));
+    assert!(large["lfs"]["pointerSize"].is_number() && large["oid"] != large["lfs"]["oid"]);
+}
+
+// 13.4 (olah#47, #49): an upstream, or a box before it, that compresses although nobody asked
+#[tokio::test]
+async fn compressed_bodies_are_not_taken_for_the_file() {
+    let hub = FakeHub::start().await;
+    let repo = hub.model("acme/m").file("a.txt", "right").lfs("w.bin", noise(1, 300_000)).commit("first");
+    let mirror = Mirror::of(&hub).set("upstream.patience", "1s").start().await;
+    let sha = repo.sha();
+    assert_ok("tree", &mirror.get(&format!("/api/models/acme/m/tree/{sha}?recursive=true&expand=false")).await);
+    hub.fault("").method("GET").status(200, &[("Content-Encoding", "br"), ("ETag", &format!("\"{}\"", repo.oid("a.txt")))]);
+    for path in ["a.txt", "w.bin"] {
+        let answer = mirror.get(&format!("/acme/m/resolve/{sha}/{path}")).await;
+        assert!(answer.status >= 500 || !answer.whole, "{path}: {} {}", answer.status, answer.text());
+    }
+    hub.clear_faults();
+    let began = std::time::Instant::now();
+    while mirror.get(&format!("/acme/m/resolve/{sha}/a.txt")).await.text() != "right" {
+        assert!(began.elapsed() < Duration::from_secs(60), "what came compressed is remembered");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert!(hub.calls().iter().all(|call| call.header("accept-encoding") == Some("identity")));
+}
+
+// 13.4 (olah#50, #60, #71): more than 50 GB, and more than 32 bits
+#[tokio::test]
+async fn a_file_of_sixty_gigabytes_has_its_ends() {
+    const SIZE: u64 = 60_000_000_123;
+    let hub = FakeHub::start().await;
+    let repo = hub.model("acme/huge").synthetic_unhashed("w.bin", SIZE, 9).commit("first");
+    let mirror = Mirror::start(&hub).await;
+    let target = "/acme/huge/resolve/main/w.bin";
+    let head = mirror.head(target).await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("60000000123")));
+    for (range, start) in [("bytes=0-99", 0), ("bytes=50000000000-50000000099", 50_000_000_000), ("bytes=-100", SIZE - 100)] {
+        let part = mirror.get_range(target, range).await;
+        assert_eq!((part.status, part.header("content-range")), (206, Some(&*format!("bytes {start}-{}/{SIZE}", start + 99))));
+        assert_eq!(part.body, repo.content("w.bin").read(start, 100), "{range}");
+    }
+    assert!(hub.cdn_bytes() < 64 << 20, "{}", hub.cdn_bytes());
+}
+
 // 4.6
 #[tokio::test]
 async fn searches_are_each_callers_own_and_outlive_upstream() {
@@ -316,7 +413,9 @@ async fn endpoints_without_a_repo() {
     assert_eq!(hub.asked("telemetry"), 0);
     for target in ["/api/buckets/acme/b", "/buckets/acme/b/resolve/x"] {
         for method in ["HEAD", "GET"] {
-            assert_says_no(target, &mirror.ask(method, target, &[]).await, 404, None);
+            let answer = mirror.ask(method, target, &[]).await;
+            assert_says_no(target, &answer, 404, None);
+            assert!(answer.header("x-error-message").is_some_and(|said| said.contains("Xet")), "{target}");
         }
     }
     // Other reads of the API are upstream's to answer, with its status.
@@ -354,7 +453,6 @@ async fn writes_are_refused_with_a_word_on_what_to_do() {
     for (method, target) in [
         ("POST", "/api/models/acme/m/preupload/main"),
         ("POST", "/api/models/acme/m/commit/main"),
-        ("POST", "/acme/m.git/info/lfs/objects/batch"),
         ("GET", "/api/models/acme/m/xet-write-token/main"),
         ("POST", "/api/repos/create"),
         ("DELETE", "/api/repos/delete"),
@@ -368,7 +466,10 @@ async fn writes_are_refused_with_a_word_on_what_to_do() {
         assert_says_no(target, &answer, 403, None);
         let said = answer.header("x-error-message").unwrap_or_default();
         assert!(said.contains("mirror") && said.contains("upstream.writes"), "{said}");
-        assert_eq!(answer.json()["error"], said, "{target}");
+        match target.contains("git-receive-pack") {
+            true => assert_eq!(answer.text(), format!("{said}\n"), "git shows a plain text"),
+            false => assert_eq!(answer.json()["error"], said, "{target}"),
+        }
     }
     assert!(hub.writes().is_empty());
 }
@@ -587,7 +688,16 @@ async fn every_error_has_a_message() {
     hub.fault("/api/models/acme/m/discussions").status(418, &[]);
     hub.fault("/api/models/acme/m/refs").status(400, &[]);
     let mirror = Mirror::start(&hub).await;
-    for target in ["/", "/nowhere", "/api", "/acme/m/resolve/main", "/a%2Fb/c/resolve/main/x", "/acme/m/resolve/../x"] {
+    for target in [
+        "/acme/m",
+        "/acme/m/blob/main/config.json",
+        "/",
+        "/nowhere",
+        "/api",
+        "/acme/m/resolve/main",
+        "/a%2Fb/c/resolve/main/x",
+        "/acme/m/resolve/../x",
+    ] {
         let answer = mirror.get(target).await;
         assert!(answer.status == 200 || answer.header("x-error-message").is_some_and(|said| !said.is_empty()), "{target}");
     }
@@ -838,6 +948,142 @@ async fn what_may_not_be_kept_is_served_through() {
     assert_eq!(mirror.get("/api/models/acme/fleeting").await.status / 100, 5);
 }
 
+// Item 3: what a listing has told is fetched from where the Hub has it, without asking for that first
+#[tokio::test]
+async fn a_listed_small_file_costs_one_call() {
+    let hub = FakeHub::start().await;
+    for id in ["acme/many", "acme/gated"] {
+        let repo = hub.model(id);
+        for n in 0..20 {
+            repo.file(&format!("deep er/f{n}.json"), format!("content {n} of {id}"));
+        }
+        repo.commit("first");
+    }
+    hub.model("acme/gated").gated().grant("hf_alice");
+    let mirror = Mirror::start(&hub).await;
+    for (id, header) in [("acme/many", "X-Nothing: 1"), ("acme/gated", ALICE)] {
+        let sha = hub.model(id).sha();
+        assert_ok(id, &mirror.ask("GET", &format!("/api/models/{id}/tree/{sha}?recursive=true&expand=false"), &[header]).await);
+        hub.clear_log();
+        for n in 0..20 {
+            let file = mirror.ask("GET", &format!("/{id}/resolve/{sha}/deep%20er/f{n}.json"), &[header]).await;
+            assert_eq!((file.status, file.text()), (200, format!("content {n} of {id}")));
+        }
+        let calls = hub.resolver_calls();
+        assert_eq!(calls.len(), 20, "{calls:#?}");
+        assert!(
+            calls.iter().all(|call| call.method == "GET" && call.path.starts_with("/api/resolve-cache/models/")),
+            "{calls:#?}"
+        );
+    }
+    // It is on the disk now, and its gate is where it was.
+    let closed = format!("/acme/gated/resolve/{}/deep%20er/f0.json", hub.model("acme/gated").sha());
+    assert_says_no("gated", &mirror.get(&closed).await, 401, Some("GatedRepo"));
+    assert!(hub.leaks().is_empty());
+}
+
+#[tokio::test]
+async fn an_upstream_without_that_address_serves_small_files_too() {
+    let hub = FakeHub::builder().without_resolve_cache().start().await.expect("two free ports");
+    let repo = hub.model("acme/many");
+    for n in 0..10 {
+        repo.file(&format!("f{n}"), format!("content {n}"));
+    }
+    let sha = repo.commit("first").sha();
+    let mirror = Mirror::start(&hub).await;
+    assert_ok("tree", &mirror.get(&format!("/api/models/acme/many/tree/{sha}?recursive=true&expand=false")).await);
+    for n in 0..10 {
+        assert_eq!(mirror.get(&format!("/acme/many/resolve/{sha}/f{n}")).await.text(), format!("content {n}"));
+    }
+    assert_eq!(hub.asked("/api/resolve-cache/"), 1, "it was tried once");
+}
+
+#[tokio::test]
+async fn a_small_file_elsewhere_than_thought_is_asked_for() {
+    let hub = FakeHub::start().await;
+    let repo = hub.model("acme/m").file("a", "one").file("b", "two").file("c", "three").file("d", "four").commit("first");
+    let sha = repo.sha();
+    let mirror = Mirror::start(&hub).await;
+    assert_ok("tree", &mirror.get(&format!("/api/models/acme/m/tree/{sha}?recursive=true&expand=false")).await);
+    let first = || hub.fault("/api/resolve-cache/").method("GET").times(1);
+    let get = async |path: &str| mirror.get(&format!("/acme/m/resolve/{sha}/{path}")).await.text();
+    first().changed_etag();
+    assert_eq!(get("a").await, "one", "what lies there says that it is something else");
+    first().status(403, &[]);
+    assert_eq!(get("b").await, "two");
+    first().redirect_to("http://elsewhere.example/");
+    assert_eq!(get("c").await, "three");
+    first().status(502, &[]);
+    assert_eq!(get("d").await, "four");
+}
+
+// 4.13: `datasets` takes the viewer's host from the endpoint's, and does without when there is a no
+#[tokio::test]
+async fn the_data_set_viewer_is_a_clear_no() {
+    let hub = FakeHub::start().await;
+    fill(hub.dataset("acme/d"));
+    let mirror = Mirror::start(&hub).await;
+    for target in ["/parquet?dataset=acme/d", "/info?dataset=acme/d", "/is-valid?dataset=acme/d", "/splits?dataset=acme/d", "/"] {
+        let mut connection = mirror.connect().await;
+        connection.send(format!("GET {target} HTTP/1.1\r\nHost: datasets-server.mirror.test:8090\r\n\r\n")).await;
+        let answer = connection.response("GET").await;
+        assert_says_no(target, &answer, 404, None);
+        assert!(answer.header("x-error-message").is_some_and(|said| said.contains("refs/convert/parquet")), "{target}");
+    }
+    assert!(hub.calls().is_empty());
+}
+
+// 4.20: git's own reads are upstream's to answer; nothing of them is kept
+#[tokio::test]
+async fn git_reads_pass_and_say_what_does_not() {
+    let hub = FakeHub::start().await;
+    fill(hub.model("acme/m"));
+    fill(hub.model("acme/private")).private().grant("hf_alice");
+    let kind = [("Content-Type", "application/x-git-upload-pack-advertisement"), ("Cache-Control", "no-cache")];
+    hub.fault("acme/m/info/refs").status(200, &kind);
+    hub.fault("/git-upload-pack").status(200, &[("Content-Type", "application/x-git-upload-pack-result")]);
+    let mirror = Mirror::of(&hub).set("rules.fetch_deny", "models/acme/denied").start().await;
+    let refs = "/acme/m/info/refs?service=git-upload-pack";
+    // user:hf_alice
+    let basic = "Authorization: Basic dXNlcjpoZl9hbGljZQ==";
+    for _ in 0..2 {
+        let answer = mirror.ask("GET", refs, &[basic, "Git-Protocol: version=2"]).await;
+        assert_ok(refs, &answer);
+        assert_eq!(answer.header("content-type"), Some(kind[0].1));
+    }
+    let asked: Vec<_> = hub.calls().into_iter().filter(|call| call.path.ends_with("/info/refs")).collect();
+    assert_eq!(asked.len(), 2, "nothing is kept");
+    assert_eq!((asked[0].query.as_str(), asked[0].header("git-protocol")), ("service=git-upload-pack", Some("version=2")));
+    assert_eq!(asked[0].header("authorization"), basic.strip_prefix("Authorization: "));
+    let pack = mirror.post("/acme/m/git-upload-pack", "application/x-git-upload-pack-request", "0014command=ls-refs\n").await;
+    assert_ok("git-upload-pack", &pack);
+    assert_eq!(pack.header("content-type"), Some("application/x-git-upload-pack-result"));
+    let sent = hub.calls().into_iter().find(|call| call.path.ends_with("/git-upload-pack")).expect("it was passed on");
+    assert_eq!(&sent.body[..], b"0014command=ls-refs\n");
+
+    // Upstream decides who reads, in its own words: git asks its user for a password after a 401.
+    let closed = mirror.get("/acme/private/info/refs?service=git-upload-pack").await;
+    assert_eq!((closed.status, closed.header("www-authenticate").is_some()), (401, true));
+    for (method, target, status, says) in [
+        ("GET", "/acme/m.git/info/refs?service=git-receive-pack", 403, "read-only"),
+        ("POST", "/acme/m.git/info/lfs/objects/batch", 403, "hf download acme/m"),
+        ("GET", "/acme/m/info/lfs/locks", 403, "GIT_LFS_SKIP_SMUDGE"),
+        ("GET", "/acme/denied/info/refs?service=git-upload-pack", 403, "rules.fetch_deny"),
+    ] {
+        let answer = mirror.ask(method, target, &["Content-Length: 0"]).await;
+        assert_says_no(target, &answer, status, None);
+        assert!(answer.header("x-error-message").is_some_and(|said| said.contains(says)), "{target}: {:?}", answer.headers);
+    }
+    let lfs = mirror.post("/acme/m.git/info/lfs/objects/batch", "application/vnd.git-lfs+json", "{}").await;
+    assert!(lfs.json()["message"].as_str().is_some_and(|said| said.contains("hf download")), "{}", lfs.text());
+    hub.down().await;
+    let down = mirror.ask("GET", refs, &[]).await;
+    assert_says_no("upstream is down", &down, 503, None);
+    assert!(down.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")), "git shows a plain text");
+    let offline = Mirror::of(&hub).arg("--offline").start().await;
+    assert_says_no("offline", &offline.get(refs).await, 503, None);
+}
+
 /// What one snapshot_download of a repo of 90 small files and 10 in LFS asks upstream, and the bound on it: see
 /// `bench/README.md`. `cargo test --test it contract::upstream_calls -- --nocapture` prints the table.
 async fn upstream_calls(venv: &'static str, api_cold_max: usize, resolvers_cold_max: usize) {
@@ -876,15 +1122,15 @@ async fn upstream_calls(venv: &'static str, api_cold_max: usize, resolvers_cold_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upstream_calls_of_hub_0_36_2() {
     // The first files are asked for before the listing is, by as many threads as the client has.
-    upstream_calls("hub-0.36.2", 3, 296).await;
+    upstream_calls("hub-0.36.2", 3, 116).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upstream_calls_of_hub_1_33_0() {
-    upstream_calls("hub-1.33.0", 3, 280).await;
+    upstream_calls("hub-1.33.0", 3, 100).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upstream_calls_of_hub_2_4_0() {
-    upstream_calls("hub-2.4.0", 3, 280).await;
+    upstream_calls("hub-2.4.0", 3, 100).await;
 }

@@ -1,6 +1,6 @@
 //! What follows from what was asked before about the same commit, and so is answered while the Hub is down.
 
-use fake_hub::FakeHub;
+use fake_hub::{FakeHub, noise};
 
 use crate::harness::Mirror;
 
@@ -60,4 +60,31 @@ async fn a_closed_repo_gives_nothing_away() {
     assert_eq!(mirror.ask("GET", &format!("{tree}/data"), &owner).await.status, 404);
     let answer = mirror.get(&format!("{tree}/data")).await;
     assert_eq!((answer.status, answer.header("x-error-code")), (401, Some("RepoNotFound")));
+}
+
+#[tokio::test]
+async fn raw_files_are_there_without_the_hub() {
+    let hub = FakeHub::start().await;
+    let repo = hub.model("acme/m").file("a b.json", "{}").file("empty", "").lfs("w.bin", noise(1, 70_000)).commit("first");
+    let mut mirror = Mirror::start(&hub).await;
+    // Fetched as files, never as raw; of the large one only the head.
+    for path in ["a%20b.json", "empty"] {
+        assert_eq!(mirror.get(&format!("/acme/m/resolve/main/{path}")).await.status, 200);
+    }
+    assert_eq!(mirror.head("/acme/m/resolve/main/w.bin").await.status, 200);
+    mirror.stop().await;
+    hub.down().await;
+    hub.clear_log();
+    let pointer = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 70000\n", repo.oid("w.bin"));
+    let repos = mirror.repos();
+    for offline in [true, false] {
+        let mirror = Mirror::of(&hub).repos(&repos).set("upstream.offline", offline).start().await;
+        for revision in ["main".to_owned(), repo.sha()] {
+            for (path, wanted) in [("a%20b.json", "{}"), ("empty", ""), ("w.bin", &*pointer)] {
+                let answer = mirror.get(&format!("/acme/m/raw/{revision}/{path}")).await;
+                assert_eq!((answer.status, answer.text().as_str()), (200, wanted), "{revision} {path}");
+                assert_eq!(answer.header("x-repo-commit"), Some(&*repo.sha()));
+            }
+        }
+    }
 }

@@ -317,7 +317,14 @@ async fn empty_files_are_files() {
             let get = s.mirror.get(&target).await;
             assert_body(&get, 200, b"", name);
             assert_file_headers(&get, &oid, &s.commit, 0, 0);
-            for range in ["bytes=0-", "bytes=0-0", "bytes=-5"] {
+            // As hf-hub 0.4 and @huggingface/hub ask for a size, which they read behind the slash; a 416 is a failure to them.
+            for range in ["bytes=0-", "bytes=0-0"] {
+                let answer = s.mirror.get_range(&target, range).await;
+                assert_body(&answer, 200, b"", name);
+                assert_file_headers(&answer, &oid, &s.commit, 0, 0);
+                assert_eq!(answer.header("content-range"), Some("bytes */0"), "{name} {range}");
+            }
+            for range in ["bytes=1-", "bytes=-5"] {
                 let answer = s.mirror.get_range(&target, range).await;
                 assert_eq!(answer.status, 416, "{name} {range}: {}", short(&answer));
                 assert_eq!(answer.header("content-range"), Some("bytes */0"), "{name} {range}");

@@ -502,6 +502,38 @@ async fn giant_heads_are_refused() {
     assert_right(&mirror.get(FILE).await, &s.bytes);
 }
 
+/// What pingora itself cannot read is refused in our words, too, and leaves a line in the log.
+#[tokio::test]
+async fn what_is_no_request_is_told_and_logged() {
+    let s = setup().await;
+    let mirror = Mirror::start(&s.hub).await;
+    for (request, status, said) in [
+        ("GET / HTP/1.1\r\n\r\n", 400, "no HTTP/1.1 request"),
+        ("nonsense\r\n\r\n", 400, "no HTTP/1.1 request"),
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "no HTTP/1.1 request"),
+        ("CONNECT huggingface.co:443 HTTP/1.1\r\nHost: huggingface.co:443\r\n\r\n", 405, "HF_ENDPOINT"),
+    ] {
+        let (answer, closed) = raw(mirror.address(), request).await;
+        assert!(closed && statuses(&answer) == [status], "{request:?}: {answer}");
+        let (head, body) = answer.rsplit_once("\r\n\r\n").expect("a head and a body");
+        let message = head.lines().rev().find_map(|line| line.strip_prefix("X-Error-Message: ")).expect("a message");
+        assert!(message.contains(said), "{message}");
+        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!(body["error"], message);
+    }
+    // The second one on its connection.
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", "/healthz", &[]).await;
+    assert_eq!(connection.response("GET").await.status, 200);
+    connection.send("nonsense\r\n\r\n").await;
+    let refused = connection.response("GET").await;
+    assert!(refused.status == 400 && refused.whole && refused.header("x-error-message").is_some(), "{}", refused.text());
+    let lines = mirror.log().lines().filter(|line| line.contains("refused client=127.0.0.1") && line.contains(" error=")).count();
+    assert_eq!(lines, 5, "{}", mirror.log());
+    assert_eq!(mirror.metrics().await.of("dingospeed_requests_total{route=\"unreadable\",status=\"4xx\"}"), 5.0);
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+}
+
 #[tokio::test]
 async fn ambiguous_requests_end_the_connection() {
     let s = setup().await;
@@ -544,6 +576,7 @@ async fn ambiguous_requests_end_the_connection() {
                 raw(mirror.address(), format!("{method} HTTP/1.1\r\nHost: a\r\n{head}\r\n{chunked}{smuggled}")).await;
             assert!(closed, "{method} {head:?} stays open: {answer}");
             assert_eq!(statuses(&answer), [400], "{method} {head:?}: {answer}");
+            assert!(answer.contains("X-Error-Message: "), "{method} {head:?}: {answer}");
         }
     }
     for request in [
@@ -553,6 +586,7 @@ async fn ambiguous_requests_end_the_connection() {
     ] {
         let (answer, closed) = raw(mirror.address(), request).await;
         assert!(closed && statuses(&answer) == [400], "{request:?}: {answer}");
+        assert!(answer.contains("X-Error-Message: "), "{request:?}: {answer}");
     }
     // A body where none belongs: the answer is given, and what follows is not taken for a request.
     for request in [

@@ -25,6 +25,7 @@ mod offline; // whole repos for every generation of clients without the Hub, aft
 mod process; // one process per directory, signals, numbers, log
 mod pull; // dingospeed pull, alone and beside a server
 mod registry; // GGUF repos by /v2/, as llama.cpp, node-llama-cpp and Ollama ask
+mod rename; // a repo gets another name: what is kept of it, and pins, follow
 mod soak; // everything at once, at random
 mod tidy; // the rooms of src/ and who may call whom
 mod upstream; // down, silent, slow to allow: breakers, several upstreams, proxies, rate limits

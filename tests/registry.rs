@@ -67,6 +67,21 @@ async fn a_manifest_names_the_file_and_is_asked_once() {
     assert!(mirror.ask("GET", "/v2/acme/none/manifests/latest", LLAMA).await.header("www-authenticate").is_some());
 }
 
+/// An old name without an owner leads to its repo here as everywhere.
+#[tokio::test]
+async fn a_one_word_name_has_a_manifest_and_layers() {
+    let hub = hub().await;
+    hub.rename("gguf", "acme/gguf");
+    let mirror = Mirror::start(&hub).await;
+    let layers = digests(&mirror.ask("GET", "/v2/gguf/manifests/latest", LLAMA).await);
+    for (digest, size) in &layers {
+        let layer = mirror.get(&format!("/v2/gguf/blobs/{digest}")).await;
+        assert_eq!((layer.status, layer.body.len() as u64), (200, *size), "{digest}");
+    }
+    assert_eq!(mirror.ask("GET", LATEST, LLAMA).await.status, 200);
+    assert_eq!(hub.asked("manifests/latest"), 2, "the redirect and the answer, once for both names");
+}
+
 /// Ollama's `pull`, by its source: the manifest; per layer a HEAD for the length, a GET whose `Location` it takes and whose body
 /// it leaves, and ranges from there; then the hash.
 #[tokio::test]

@@ -75,8 +75,8 @@ pub fn gc(view: &View, dry_run: bool, limits: &Limits, find: impl FnOnce() -> Re
 /// Pins repos, or lifts their pins.
 pub fn pin(view: &View, chosen: &Chosen, lift: bool) -> ExitCode {
     ended(|| {
-        let pins: Vec<Pin> =
-            chosen.repos.iter().map(|repo| Pin { repo: repo.clone(), revision: chosen.revision.clone() }).collect();
+        let pin = |repo| Ok(Pin { repo: view.present(repo).map_err(text)?, revision: chosen.revision.clone() });
+        let pins: Vec<Pin> = chosen.repos.iter().map(pin).collect::<Result<_, String>>()?;
         let (add, remove) = if lift { (&[][..], &pins[..]) } else { (&pins[..], &[][..]) };
         let kept = view.pins().map_err(text)?;
         if let Some(unknown) = remove.iter().find(|pin| !kept.contains(pin)) {
@@ -93,7 +93,8 @@ pub fn pin(view: &View, chosen: &Chosen, lift: bool) -> ExitCode {
 fn scopes(view: &View, chosen: &Chosen) -> Result<Vec<Scope>, String> {
     let mut scopes = Vec::new();
     let mut unknown = Vec::new();
-    for repo in &chosen.repos {
+    for name in &chosen.repos {
+        let repo = &view.present(name).map_err(text)?;
         let commits = view.commits(repo).map_err(text)?;
         let commit = match &chosen.revision {
             None => None,

@@ -73,7 +73,8 @@ pub fn run(view: &View, asked: &Verify, find: impl FnOnce() -> Result<Keeper, As
 fn objects(view: &View, repos: &[RepoId]) -> Result<Vec<(Oid, u64)>, String> {
     let text = |error: StoreError| error.to_string();
     let mut wanted = HashSet::new();
-    for repo in repos {
+    for name in repos {
+        let repo = &view.present(name).map_err(text)?;
         let commits = view.commits(repo).map_err(text)?;
         if commits.is_empty() {
             return Err(format!("not kept here: {repo}"));

@@ -52,10 +52,8 @@ pub(super) enum Kind {
     Secret { check: fn(&str) -> Result<(), String>, at: Place<Secret> },
     /// IP addresses and networks of them.
     Networks(Place<Vec<Network>>),
-    /// Globs over repos with their kind in front: `models/org/*`.
-    Repos(Place<Vec<String>>),
-    /// Repos by kind and name, with `*` and `?`.
-    Patterns(Place<Vec<Pattern>>),
+    /// Repos by kind and name, with `*` and `?`. `any_kind`: also the kind may be left open.
+    Repos { any_kind: bool, at: Place<Vec<Pattern>> },
 }
 
 /// Stands for the value of a [`Kind::Secret`] in messages.
@@ -81,8 +79,7 @@ impl Key {
             Kind::File(_) => "a file, or empty".to_owned(),
             Kind::Secret { .. } => "a text that is never shown, or empty".to_owned(),
             Kind::Networks(_) => "a list of IP addresses and networks".to_owned(),
-            Kind::Repos(_) => "a list of repos such as models/org/name, in which `*` stands for any name".to_owned(),
-            Kind::Patterns(_) => "a list of patterns such as models/org/*".to_owned(),
+            Kind::Repos { .. } => "a list of patterns such as models/org/*".to_owned(),
         }
     }
 
@@ -120,12 +117,13 @@ impl Key {
                 let networks = items.iter().map(|item| Network::parse(item).map_err(|wrong| mistake(item, wrong)));
                 *at(config) = networks.collect::<Result<_, _>>()?;
             }
-            Kind::Repos(at) => {
-                items.iter().try_for_each(|item| check_repo(item).map_err(|wrong| mistake(item, wrong)))?;
-                *at(config) = items.iter().map(|item| (*item).to_owned()).collect();
-            }
-            Kind::Patterns(at) => {
-                let patterns = items.iter().map(|item| Pattern::parse(item).map_err(|wrong| mistake(item, wrong)));
+            Kind::Repos { any_kind, at } => {
+                let pattern = |item: &&str| match Pattern::parse(item) {
+                    Ok(pattern) if any_kind || pattern.names_kind() => Ok(pattern),
+                    Ok(_) => Err("leaves the kind open; begin with models/, datasets/, spaces/ or kernels/".to_owned()),
+                    Err(wrong) => Err(wrong),
+                };
+                let patterns = items.iter().map(|item| pattern(item).map_err(|wrong| mistake(item, wrong)));
                 *at(config) = patterns.collect::<Result<_, _>>()?;
             }
             _ => {
@@ -137,7 +135,7 @@ impl Key {
     }
 
     pub(super) fn is_list(&self) -> bool {
-        matches!(self.kind, Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) | Kind::Repos(_) | Kind::Patterns(_))
+        matches!(self.kind, Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) | Kind::Repos { .. })
     }
 
     fn put(&self, config: &mut Config, text: &str) -> Result<(), String> {
@@ -186,7 +184,7 @@ impl Key {
                 set(config, word.ok_or_else(|| format!("is none of {}", words.join(", ")))?);
             }
             // `set` and the YAML reader send lists to `set_list`.
-            Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) | Kind::Repos(_) | Kind::Patterns(_) => {
+            Kind::Hosts(_) | Kind::Urls(_) | Kind::Networks(_) | Kind::Repos { .. } => {
                 return Err("is not a list".to_owned());
             }
             Kind::File(at) => *at(config) = PathBuf::from(text),
@@ -254,19 +252,6 @@ pub(super) fn check_token(text: &str) -> Result<(), String> {
         true => Ok(()),
         false => Err("holds characters that no token has".to_owned()),
     }
-}
-
-/// Checks a glob over repos. The kind is spelled out, so that nobody opens data sets who thought of models.
-fn check_repo(text: &str) -> Result<(), String> {
-    let mut segments = text.split('/');
-    if !segments.next().is_some_and(|kind| ["models", "datasets", "spaces", "kernels"].contains(&kind)) {
-        return Err("does not begin with models/, datasets/, spaces/ or kernels/".to_owned());
-    }
-    if !(1..=2).contains(&segments.clone().count()) || segments.any(str::is_empty) {
-        return Err("is not kind/owner/name".to_owned());
-    }
-    globset::Glob::new(text).map_err(|error| format!("is no pattern: {}", error.kind()))?;
-    Ok(())
 }
 
 fn check_host(text: &str) -> Result<(), String> {

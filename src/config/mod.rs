@@ -211,8 +211,7 @@ impl Rules {
 pub struct Access {
     pub when_upstream_is_down: WhenUpstreamIsDown,
     pub grace: Duration,
-    /// Globs over `models/org/name`; `*` does not match a slash.
-    pub operator_repos: Vec<String>,
+    pub operator_repos: Vec<Pattern>,
 }
 
 /// Who reads gated and private repos while upstream cannot be asked.

@@ -23,9 +23,17 @@ impl Pattern {
         if !text.contains(['/', '*']) {
             return Err("names no repo; write models/* for all models".to_owned());
         }
+        if text.split('/').count() > 3 || text.split('/').any(str::is_empty) {
+            return Err("is not kind/owner/name".to_owned());
+        }
         let glob = GlobBuilder::new(text).case_insensitive(true).literal_separator(false).build();
         let glob = glob.map_err(|error| format!("is no pattern: {}", error.kind()))?;
         Ok(Pattern { text: text.to_owned(), matcher: glob.compile_matcher() })
+    }
+
+    /// Whether only repos of one kind are meant.
+    pub fn names_kind(&self) -> bool {
+        self.text.split('/').next().is_some_and(|kind| KINDS.contains(&kind))
     }
 
     /// Whether `models/org/name` is meant.
@@ -68,7 +76,9 @@ mod tests {
         check("*/secret-*", "models/org/secret-x", true);
         check("*", "spaces/a/b", true);
         check("models/gpt?", "models/gpt2", true);
-        for wrong in ["org/name", "model/org/name", "models", "models/[", ""] {
+        for wrong in
+            ["org/name", "model/org/name", "models", "models/", "models/a/b/c", "models//x", "models/[", "models/a/[b", ""]
+        {
             assert!(Pattern::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -88,6 +88,29 @@ impl HubError {
         )
     }
 
+    /// git-lfs asks for what git does not hold itself.
+    pub fn no_git_lfs(repo: &RepoId) -> HubError {
+        let (kind, name) = (repo.kind(), repo.name());
+        let message = format!(
+            "this mirror serves no git-lfs: clone with GIT_LFS_SKIP_SMUDGE=1, then get the large files with \
+             `hf download {name} --repo-type {kind} --local-dir .`"
+        );
+        HubError::new(403, None, message)
+    }
+
+    /// Buckets are only to be had over Xet.
+    pub fn no_buckets() -> HubError {
+        let message = "this mirror has no buckets, which are only to be had over Xet: unset HF_ENDPOINT for them";
+        HubError::new(404, None, message)
+    }
+
+    /// The data set viewer is another service of the Hub's; `datasets` looks for it and does without.
+    pub fn no_viewer() -> HubError {
+        let message = "this mirror has no data set viewer: see https://datasets-server.huggingface.co; the Parquet files are \
+                       in the revision refs/convert/parquet";
+        HubError::new(404, None, message)
+    }
+
     /// The operator of the mirror does not want the repo here: the configuration's `key` says so.
     pub fn against_rule(key: &str, repo: &str) -> HubError {
         let message = format!("this mirror does not serve {repo}: its {key} forbids it; ask the mirror's administrator");
@@ -154,6 +177,17 @@ impl HubError {
     pub fn crowded(most: u64, retry_after: u64) -> HubError {
         let message = format!("the mirror has no room for more connections: its server.connections is {most}; try again later");
         HubError { retry_after: Some(retry_after), ..HubError::new(503, None, message) }
+    }
+
+    /// What arrived is no request.
+    pub fn unreadable() -> HubError {
+        let message = "this is no HTTP/1.1 request: its first line, one of its headers or its framing cannot be read";
+        HubError::new(400, None, message)
+    }
+
+    /// Somebody took the mirror for a proxy that tunnels.
+    pub fn no_tunnel() -> HubError {
+        HubError::new(405, None, "this mirror does not tunnel (CONNECT): point HF_ENDPOINT at it instead of HTTPS_PROXY")
     }
 
     /// The request's head did not arrive in time.

@@ -18,17 +18,26 @@ pub enum RangeAsk {
     Many(Vec<Range<u64>>),
     /// Answer 416 with `Content-Range: bytes */size`.
     Unsatisfiable,
+    /// From the first byte on, of what has none: answer 200 with `Content-Range: bytes */0`.
+    ///
+    /// A server may ignore a range, so this is as right as a 416; and it is the one answer that clients live with which learn a size
+    /// by asking for the first byte. @huggingface/hub and hf-hub 0.4 take any 416 for a failure, and read the size behind the slash.
+    AllOfNothing,
 }
 
 /// Reads a `Range` header against a size.
 ///
 /// Only `bytes` is known. What breaks the grammar is ignored as a whole. Numbers too large for 64 bits are as good as
 /// infinite. Among several ranges those past the end are dropped; overlapping or descending ones mean the whole, since
-/// they serve nobody but an attacker. Every range of an empty representation is unsatisfiable.
+/// they serve nobody but an attacker. Of an empty representation a range from the first byte has all there is, and every other
+/// one is unsatisfiable.
 pub fn parse_range(header: Option<&str>, size: u64) -> RangeAsk {
     let Some(specs) = header.and_then(parse_specs) else {
         return RangeAsk::Whole;
     };
+    if let ([Spec::Between(0, _) | Spec::From(0)], 0) = (specs.as_slice(), size) {
+        return RangeAsk::AllOfNothing;
+    }
     let mut ranges: Vec<Range<u64>> = specs.into_iter().filter_map(|spec| spec.within(size)).collect();
     if ranges.windows(2).any(|pair| pair[1].start < pair[0].end) {
         return RangeAsk::Whole;
@@ -111,7 +120,7 @@ mod tests {
         fn check(header: &str, size: u64, expected: RangeAsk) {
             assert_eq!(parse_range(Some(header), size), expected, "{header}");
         }
-        use RangeAsk::{Many, One, Unsatisfiable, Whole};
+        use RangeAsk::{AllOfNothing, Many, One, Unsatisfiable, Whole};
         assert_eq!(parse_range(None, 0), Whole);
         check("bytes=0-0", 10, One(0..1));
         check("bytes=0-9", 10, One(0..10));
@@ -126,8 +135,10 @@ mod tests {
         check("bytes=10-", 10, Unsatisfiable);
         check("bytes=10-20", 10, Unsatisfiable);
         check("bytes=999999999999999999999999-", 10, Unsatisfiable);
-        check("bytes=0-", 0, Unsatisfiable);
-        check("bytes=0-0", 0, Unsatisfiable);
+        check("bytes=0-", 0, AllOfNothing);
+        check("bytes=0-0", 0, AllOfNothing);
+        check("bytes=1-", 0, Unsatisfiable);
+        check("bytes=0-0,5-6", 0, Unsatisfiable);
         check("bytes=-5", 0, Unsatisfiable);
         check("bytes=0-0,5-6", 10, Many(vec![0..1, 5..7]));
         check("bytes=0-0, -1", 10, Many(vec![0..1, 9..10]));

@@ -47,8 +47,12 @@ pub enum Route {
     Manifest { repo: RepoId, tag: String },
     /// One of those parts, by its hash: a file of the repo, or a text that the Hub makes of one.
     Layer { repo: RepoId, oid: Oid },
-    /// Git's own protocol, reading.
+    /// Git's own protocol, reading: its two requests of a clone or fetch.
     Git { repo: RepoId },
+    /// The same, writing.
+    GitPush { repo: RepoId },
+    /// What git-lfs asks, for contents that git itself does not hold.
+    GitLfs { repo: RepoId },
     /// A request that would change the Hub, or prepares such a change.
     Write,
     /// The mirror's own pages.
@@ -86,14 +90,16 @@ impl Route {
         if !reads && *method != Method::POST {
             return Ok(Route::Unknown);
         }
-        let (path, _) = split_target(target.as_ref())?;
+        let (path, query) = split_target(target.as_ref())?;
         let segments = decode_segments(path)?;
         let words: Vec<&str> = segments.iter().map(String::as_str).collect();
         let route = read_route(&words)?;
         Ok(match route {
             Route::PathsInfo { repo, .. } if reads => Route::RepoOther { repo },
+            // The first request of a push.
+            Route::Git { repo } if reads && has_word(query, b"service=git-receive-pack") => Route::GitPush { repo },
             route if reads => route,
-            Route::PathsInfo { .. } | Route::Telemetry => route,
+            Route::PathsInfo { .. } | Route::Telemetry | Route::GitLfs { .. } | Route::GitPush { .. } => route,
             Route::Git { .. } if words.last() == Some(&"git-upload-pack") => route,
             _ => Route::Write,
         })
@@ -121,6 +127,8 @@ impl Route {
             Route::Manifest { .. } => "manifest",
             Route::Layer { .. } => "layer",
             Route::Git { .. } => "git",
+            Route::GitPush { .. } => "git-push",
+            Route::GitLfs { .. } => "git-lfs",
             Route::Write => "write",
             Route::Own(_) => "own",
             Route::Preflight => "preflight",
@@ -143,7 +151,9 @@ impl Route {
             | Route::RepoOther { repo }
             | Route::Manifest { repo, .. }
             | Route::Layer { repo, .. }
-            | Route::Git { repo } => Some(repo),
+            | Route::Git { repo }
+            | Route::GitPush { repo }
+            | Route::GitLfs { repo } => Some(repo),
             _ => None,
         }
     }
@@ -164,7 +174,9 @@ impl Route {
             | Route::RepoOther { repo }
             | Route::Manifest { repo, .. }
             | Route::Layer { repo, .. }
-            | Route::Git { repo } => *repo = other,
+            | Route::Git { repo }
+            | Route::GitPush { repo }
+            | Route::GitLfs { repo } => *repo = other,
             _ => {}
         }
         self
@@ -199,6 +211,10 @@ pub(super) fn split_target(target: &[u8]) -> Result<(&[u8], &[u8]), BadTarget> {
         return Err(BadTarget::about("path", &String::from_utf8_lossy(path), "does not begin with a slash"));
     }
     Ok((path, query))
+}
+
+fn has_word(query: &[u8], word: &[u8]) -> bool {
+    query.split(|&byte| byte == b'&').any(|pair| pair == word)
 }
 
 fn strip_origin(target: &[u8]) -> &[u8] {

@@ -38,20 +38,25 @@ pub(super) fn read(words: &[&str]) -> Result<Route, BadTarget> {
     git_route(kind, words)
 }
 
-/// Reads the words after `/v2/`: `owner/name/manifests/tag` and `owner/name/blobs/sha256:hex`.
+/// Reads the words after `/v2/`: `owner/name/manifests/tag` and `owner/name/blobs/sha256:hex`, also of the old names without an owner.
 pub(super) fn read_registry(words: &[&str]) -> Result<Route, BadTarget> {
-    Ok(match words {
-        [owner, name, "manifests", tag] => {
+    let at = words.len().saturating_sub(2);
+    let (name, resource) = words.split_at(at);
+    if !(1..=2).contains(&name.len()) {
+        return Ok(Route::Unknown);
+    }
+    Ok(match resource {
+        ["manifests", tag] => {
             let is_tag = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
             if tag.len() > TAG_LEN_MAX || !tag.bytes().all(is_tag) {
                 return Err(BadTarget::about("tag", tag, "is not of letters, digits, `.`, `_` and `-`, 128 at most"));
             }
-            Route::Manifest { repo: repo(RepoKind::Model, &[owner, name])?, tag: (*tag).to_owned() }
+            Route::Manifest { repo: repo(RepoKind::Model, name)?, tag: (*tag).to_owned() }
         }
-        [owner, name, "blobs", digest] => {
+        ["blobs", digest] => {
             let oid = digest.strip_prefix("sha256:").and_then(Oid::parse).filter(Oid::is_sha256);
             let oid = oid.ok_or_else(|| BadTarget::about("digest", digest, "is not `sha256:` and 64 hex digits"))?;
-            Route::Layer { repo: repo(RepoKind::Model, &[owner, name])?, oid }
+            Route::Layer { repo: repo(RepoKind::Model, name)?, oid }
         }
         _ => Route::Unknown,
     })
@@ -61,17 +66,15 @@ fn git_route(kind: RepoKind, words: &[&str]) -> Result<Route, BadTarget> {
     for segment_count in 1..=2 {
         let Some((name, rest)) = words.split_at_checked(segment_count) else { break };
         let bare = name[segment_count - 1].strip_suffix(".git");
-        let speaks_git =
-            bare.is_some() || matches!(rest, ["info", "refs" | "lfs", ..] | ["git-upload-pack"] | ["git-receive-pack"]);
-        if !speaks_git {
-            continue;
-        }
-        if rest.first() == Some(&"git-receive-pack") {
-            return Ok(Route::Write);
-        }
         let mut name = name.to_vec();
         name[segment_count - 1] = bare.unwrap_or(name[segment_count - 1]);
-        return Ok(Route::Git { repo: repo(kind, &name)? });
+        return Ok(match rest {
+            ["info", "refs"] | ["git-upload-pack"] => Route::Git { repo: repo(kind, &name)? },
+            ["info", "lfs", ..] => Route::GitLfs { repo: repo(kind, &name)? },
+            ["git-receive-pack"] => Route::GitPush { repo: repo(kind, &name)? },
+            _ if bare.is_some() => Route::Unknown,
+            _ => continue,
+        });
     }
     Ok(Route::Unknown)
 }

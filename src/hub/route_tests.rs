@@ -143,6 +143,12 @@ fn the_rest() {
     check("/o/m.git/info/refs?service=git-upload-pack", Route::Git { repo: model("o/m") });
     check("/o/m/info/refs?service=git-upload-pack", Route::Git { repo: model("o/m") });
     check("/datasets/o/d/info/refs", Route::Git { repo: dataset("o/d") });
+    check("/gpt2/info/refs?service=git-upload-pack", Route::Git { repo: model("gpt2") });
+    check("/o/m.git/info/refs?service=git-receive-pack", Route::GitPush { repo: model("o/m") });
+    check("/o/m.git/HEAD", Route::Unknown);
+    check("/v2/gpt2/manifests/latest", Route::Manifest { repo: model("gpt2"), tag: "latest".to_owned() });
+    check("/v2/a/b/c/manifests/latest", Route::Unknown);
+    check("/v2/manifests/latest", Route::Unknown);
     check("/o/m", Route::Unknown);
     check("/o/m/tree/main/resolve/f", Route::Unknown);
     check("/a/b/c/resolve/main/f", Route::Unknown);
@@ -158,10 +164,11 @@ fn methods_decide_between_reading_and_writing() {
     check(Method::POST, "/api/models/o/m/paths-info/refs%2Fpr%2F1", paths_info);
     check(Method::POST, "/o/m/git-upload-pack", Route::Git { repo: model("o/m") });
     check(Method::POST, "/o/m.git/git-upload-pack", Route::Git { repo: model("o/m") });
+    check(Method::POST, "/o/m.git/info/lfs/objects/batch", Route::GitLfs { repo: model("o/m") });
     check(Method::POST, "/api/telemetry/x", Route::Telemetry);
+    check(Method::POST, "/o/m.git/git-receive-pack", Route::GitPush { repo: model("o/m") });
     for target in [
-        "/o/m.git/git-receive-pack",
-        "/o/m.git/info/lfs/objects/batch",
+        "/o/m.git/info/refs",
         "/api/models/o/m/preupload/main",
         "/api/models/o/m/commit/main",
         "/api/repos/create",
@@ -251,6 +258,8 @@ fn a_route_with_a_repo_moves_to_another() {
         "/v2/o/m/manifests/latest",
         "/v2/o/m/blobs/sha256:248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
         "/o/m/info/refs",
+        "/o/m/info/lfs/locks",
+        "/o/m/git-receive-pack",
     ];
     for target in targets {
         let route = Route::parse(&Method::GET, target).unwrap();

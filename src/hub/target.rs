@@ -1,6 +1,7 @@
 //! A question written down again: what is sent upstream, and the key under which its answer is kept.
 
 use super::escape::{keep_sendable, requote_query_word};
+use super::oid::Commit;
 use super::path::FilePath;
 use super::repo::RepoId;
 use super::revision::Revision;
@@ -57,6 +58,12 @@ impl ApiTarget {
     /// Writes down the question for a file.
     pub fn resolve(repo: &RepoId, revision: &Revision, path: &FilePath) -> ApiTarget {
         ApiTarget { path: file_path(repo, "resolve", revision, path), query: String::new() }
+    }
+
+    /// Writes down the question for a small file at a commit, by the address that the Hub's own redirect leads to.
+    pub fn resolve_cache(repo: &RepoId, commit: &Commit, path: &FilePath) -> ApiTarget {
+        let (kind, name, path) = (repo.kind().plural(), repo.name(), path.encoded_segment());
+        ApiTarget { path: format!("/api/resolve-cache/{kind}/{name}/{commit}/{path}"), query: String::new() }
     }
 
     /// Returns the path, escaped.

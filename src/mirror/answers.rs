@@ -170,7 +170,10 @@ impl Mirror {
                 false => self.answers.try_get_with(key, asked).await.map_err(|e| (*e).clone()),
             };
             match outcome {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.note_holder(question, &answer).await;
+                    return Ok(answer);
+                }
                 Err(error) => error,
             }
         };
@@ -184,6 +187,16 @@ impl Mirror {
                 // What is kept is not for this caller.
                 None => Err(refusal.unwrap_or_else(|| error.to_hub())),
             },
+        }
+    }
+
+    /// Notes whose a token is, or that it is nobody's any more. Only upstreams that may decide access are asked that.
+    async fn note_holder(&self, question: &Question, answer: &Answer) {
+        let (Route::WhoAmI, Some(token)) = (&question.route, &question.token) else { return };
+        match answer.status {
+            200 => self.access.remember_holder(token, &answer.body).await,
+            401 | 403 => self.access.forget_holder(token).await,
+            _ => {}
         }
     }
 

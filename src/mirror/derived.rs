@@ -74,6 +74,10 @@ impl Mirror {
                 Ok(_) => Ok(answer("text/plain; charset=utf-8", b"OK".to_vec())),
                 Err(refusal) => Err(refusal),
             }),
+            Route::WhoAmI => {
+                let holder = self.access.holder(question.token.as_ref()).await?;
+                Some(Ok(answer("application/json; charset=utf-8", holder.to_string().into_bytes())))
+            }
             _ => None,
         }
     }

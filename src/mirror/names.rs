@@ -128,8 +128,9 @@ impl Names {
         }
         let (store, name) = (self.store.clone(), name.clone());
         self.on_disk(move || {
-            if is_news && name.folded() != alias.repo.folded() {
-                store.refs().rename(&name, &alias.repo)?;
+            // Not only when it is news: what was asked by the old name meanwhile may have been kept there.
+            if name.folded() != alias.repo.folded() {
+                store.rename_repo(&name, &alias.repo)?;
             }
             store.refs().put_alias(&name, &alias.repo, alias.at)
         })

@@ -7,6 +7,7 @@ use crate::hub::{ApiTarget, Oid};
 use crate::source::{Body, Origin, SourceError, Token, Url};
 use http::{HeaderValue, header};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -27,6 +28,12 @@ impl Place {
     pub(super) fn target(&self) -> String {
         ApiTarget::resolve(&self.file.repo, &self.file.commit.into(), &self.file.path).upstream_path_and_query()
     }
+
+    /// Where the Hub has it if it is a small file, which are those that git itself holds.
+    fn at_commit(&self) -> Option<String> {
+        let is_small = !self.file.oid.is_sha256();
+        is_small.then(|| ApiTarget::resolve_cache(&self.file.repo, &self.file.commit, &self.file.path).upstream_path_and_query())
+    }
 }
 
 /// The places of one object, and the signed URL last found for it, shared by all its couriers.
@@ -37,11 +44,16 @@ pub(super) struct Sources {
     places: Mutex<Vec<Place>>,
     /// Held while a URL is being found, so that many couriers ask once.
     lookup: tokio::sync::Mutex<Lookup>,
+    /// Whether an address that nobody gave is still worth a try.
+    guesses: AtomicBool,
 }
 
-/// A URL that upstream gave for the object.
+/// A URL for the object.
 #[derive(Clone)]
 struct Found {
+    /// Upstream did not give it: it is how the Hub names small files. Then the answer must say that it is of the object, and
+    /// what is wrong with it says nothing about the file.
+    guessed: bool,
     url: Url,
     token: Option<Token>,
     /// Of the first answer from there: another one means another content, or an upstream that is not one.
@@ -58,7 +70,8 @@ struct Lookup {
 
 impl Sources {
     pub(super) fn new(origin: Arc<Origin>, oid: Oid) -> Sources {
-        Sources { origin, oid, places: Mutex::default(), lookup: tokio::sync::Mutex::default() }
+        let lookup = tokio::sync::Mutex::default();
+        Sources { origin, oid, places: Mutex::default(), lookup, guesses: AtomicBool::new(true) }
     }
 
     /// Adds a file with this content, as this caller reads it; it is the first place asked from now on.
@@ -100,6 +113,17 @@ impl Sources {
                 Err(error) => error,
             };
             self.forget(&found.url).await;
+            if found.guessed {
+                if let SourceError::Refused { status: 404, code: None, .. } = error {
+                    self.origin.lacks_resolve_cache();
+                }
+                let is_limited = matches!(error, SourceError::Busy { status: 429, .. });
+                self.guesses.fetch_and(is_limited, Ordering::Relaxed);
+                match error {
+                    SourceError::Refused { .. } | SourceError::Broken { .. } | SourceError::Forbidden { .. } => continue,
+                    error => return Err(error.into()),
+                }
+            }
             match error {
                 SourceError::Refused { .. } if kept => {}
                 // The Hub has just allowed it, so this is the CDN's trouble and not the Hub's no.
@@ -114,7 +138,10 @@ impl Sources {
 
     /// Whether an answer is about what earlier ones from this URL were about.
     async fn is_same(&self, asked: &Found, body: &Body) -> bool {
-        let Some(etag) = body.headers.get(header::ETAG) else { return true };
+        let Some(etag) = body.headers.get(header::ETAG) else { return !asked.guessed };
+        if asked.guessed {
+            return etag.to_str().ok().and_then(Oid::from_etag) == Some(self.oid);
+        }
         let mut lookup = self.lookup.lock().await;
         match lookup.found.as_mut().filter(|found| found.url == asked.url) {
             Some(found) => found.etag.get_or_insert_with(|| etag.clone()) == etag,
@@ -138,9 +165,13 @@ impl Sources {
         let mut tried: Vec<Place> = Vec::new();
         while let Some(place) = self.next_place(&tried) {
             tried.push(place.clone());
+            if let Some(found) = self.guess(&place) {
+                lookup.found = Some(found.clone());
+                return Ok((found, false));
+            }
             let error = match self.origin.for_bytes().of_repo(place.open).locate(&place.target(), place.token.as_ref()).await {
                 Ok(found) if found.oid == self.oid && found.size == size => {
-                    let found = Found { url: found.url, token: place.token, etag: None };
+                    let found = Found { guessed: false, url: found.url, token: place.token, etag: None };
                     lookup.found = Some(found.clone());
                     lookup.failed = None;
                     return Ok((found, false));
@@ -164,6 +195,15 @@ impl Sources {
         let error = failed.unwrap_or(MirrorError::Offline);
         lookup.failed = Some((Instant::now(), error.clone()));
         Err(error)
+    }
+
+    /// The address that the Hub would give for this place, as long as nothing speaks against it: it saves two of three questions.
+    fn guess(&self, place: &Place) -> Option<Found> {
+        let target = place.at_commit().filter(|_| self.guesses.load(Ordering::Relaxed))?;
+        let url = self.origin.place_at_commit(&target)?;
+        // What is open to all may be asked under the operator's name, for its higher limits.
+        let operator = self.origin.operator_token().filter(|_| place.open);
+        Some(Found { guessed: true, url, token: place.token.as_ref().or(operator).cloned(), etag: None })
     }
 
     /// The first place not tried yet. Looked at anew each time: who comes meanwhile may have a better one than those before.

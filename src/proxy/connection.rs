@@ -3,9 +3,13 @@
 //! Pingora's own timeouts do not do for either. Its read timeout is per read, so a head of one byte a minute holds a
 //! connection for ever; its write timeout is per chunk of up to 1 MiB, so a slow reader that does make progress is cut. Here
 //! the clock of a head runs from its first byte to its end, and that of a reader starts again whenever it takes a byte.
+//!
+//! Pingora also answers by itself what it cannot read as a request, before any hook: with a bare status. A head of such a status
+//! that is written while no request is being answered is that, and the client gets our own words in its place.
 
 use super::raw;
 use crate::hub::HubError;
+use crate::limits::Client;
 use crate::metrics::metrics;
 use async_trait::async_trait;
 use pingora_core::protocols::tls::{ALPN, SslDigest, TlsRef};
@@ -32,6 +36,7 @@ const LOOKS: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Connection {
     inner: Stream,
+    client: Client,
     phase: AtomicU8,
     /// Bytes of the current head so far, perhaps with a few of the body.
     head_len: usize,
@@ -40,6 +45,8 @@ pub(super) struct Connection {
     send_timeout: Duration,
     stall: Option<Stall>,
     broken: bool,
+    /// The client was told no in our own words, so nothing else is written.
+    refused: bool,
     /// What is written next leaves at once, for what follows it may take long.
     hurries: AtomicBool,
 }
@@ -61,9 +68,10 @@ struct Stall {
 }
 
 impl Connection {
-    pub(super) fn new(inner: Stream, head_timeout: Duration, send_timeout: Duration) -> Connection {
+    pub(super) fn new(inner: Stream, client: Client, head_timeout: Duration, send_timeout: Duration) -> Connection {
         Connection {
             inner,
+            client,
             phase: AtomicU8::new(HEAD),
             head_len: 0,
             head_timeout,
@@ -71,6 +79,7 @@ impl Connection {
             send_timeout,
             stall: None,
             broken: false,
+            refused: false,
             hurries: AtomicBool::new(false),
         }
     }
@@ -104,13 +113,34 @@ impl Connection {
         metrics().refused(limit);
         self.broken = true;
         if self.head_len > 0 {
-            let answer = raw::answer(error);
-            // One try: whoever sends heads like this is not waited for.
-            if let Poll::Ready(Ok(_)) = Pin::new(&mut self.inner).poll_write(cx, &answer) {
-                let _ = Pin::new(&mut self.inner).poll_flush(cx);
-            }
+            self.say(cx, error);
         }
         io::Error::new(io::ErrorKind::TimedOut, error.message.clone())
+    }
+
+    /// Says no in place of pingora, if that is what `theirs` does.
+    fn refuse_unread(&mut self, cx: &mut Context<'_>, theirs: &[u8]) {
+        let error = match theirs.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(1..5)) {
+            Some(b" 400") => HubError::unreadable(),
+            Some(b" 405") => HubError::no_tunnel(),
+            _ => return,
+        };
+        self.refused = true;
+        self.say(cx, &error);
+    }
+
+    fn say(&mut self, cx: &mut Context<'_>, error: &HubError) {
+        metrics().answered("unreadable", error.status, 0, 0.0);
+        log::info!("refused client={} status={} error={:?}", self.client, error.status, error.message);
+        // One try: whoever sends heads like this is not waited for.
+        if let Poll::Ready(Ok(_)) = Pin::new(&mut self.inner).poll_write(cx, &raw::answer(error)) {
+            let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        }
+    }
+
+    /// Whether no request is being answered.
+    fn is_between(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) != BUSY
     }
 
     /// The write cannot go on; fails once the reader has taken nothing for the whole timeout.
@@ -189,6 +219,12 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.refused && self.is_between() {
+            self.refuse_unread(cx, buf);
+        }
+        if self.refused {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         if matches!(written, Poll::Ready(Ok(_))) && self.hurries.swap(false, Ordering::Relaxed) {
             // A socket that is full already needs no hurry.
@@ -198,6 +234,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.refused || self.is_between() {
+            let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+            return self.poll_write(cx, first);
+        }
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.patiently(cx, written)
     }

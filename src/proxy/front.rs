@@ -3,7 +3,7 @@
 use super::{connection::Connection, raw};
 use crate::config;
 use crate::hub::HubError;
-use crate::limits::{Limits, Ticket};
+use crate::limits::{Client, Limits, Ticket};
 use crate::metrics::metrics;
 use async_trait::async_trait;
 use pingora_core::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
@@ -51,15 +51,19 @@ impl<A> Front<A> {
         self.connections.clone()
     }
 
+    fn client(&self, stream: &Stream) -> Client {
+        let digest = stream.get_socket_digest();
+        let peer = digest.and_then(|digest| digest.peer_addr()?.as_inet().map(|address| address.ip()));
+        self.limits.client(peer, std::iter::empty())
+    }
+
     async fn let_in(&self, stream: &Stream, open: &Open) -> Result<Ticket, HubError> {
         if open.nth > self.connections_max {
             metrics().refused("server.connections");
             return Err(HubError::crowded(self.connections_max, RETRY_AFTER));
         }
-        let digest = stream.get_socket_digest();
-        let peer = digest.and_then(|digest| digest.peer_addr()?.as_inet().map(|address| address.ip()));
         let limit = &self.limits.connections;
-        limit.enter(self.limits.client(peer, std::iter::empty())).await.map_err(|_| {
+        limit.enter(self.client(stream)).await.map_err(|_| {
             metrics().refused(limit.key);
             HubError::limited(limit.key, limit.most, RETRY_AFTER)
         })
@@ -93,7 +97,8 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Front<A> {
         };
         match let_in {
             Ok(_ticket) => {
-                let stream = Connection::new(stream, self.head_timeout, self.send_timeout);
+                let client = self.client(&stream);
+                let stream = Connection::new(stream, client, self.head_timeout, self.send_timeout);
                 self.inner.process_new(Box::new(stream), shutdown).await
             }
             Err(error) => {

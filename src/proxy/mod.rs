@@ -43,6 +43,8 @@ use storage::{Handle, OBJECTS};
 const UNREAD_BODY_MAX: Duration = Duration::from_secs(5);
 /// A client over its limit is told to try again after so many seconds.
 const RETRY_AFTER: u64 = 5;
+/// Where `datasets` looks for the data set viewer: before the name of the endpoint.
+const VIEWER: &str = "datasets-server.";
 /// Bytes of a request's path that are logged.
 const LOGGED_PATH_MAX: usize = 512;
 
@@ -125,7 +127,10 @@ impl HubProxy {
         let route = Route::parse(&method, &raw_target).map_err(|e| HubError::from(e).into_refusal())?;
         ctx.label = route.label();
         let token = Token::from_header(head.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()));
-        if matches!(route, Route::Write) {
+        if head_text(head, header::HOST).is_some_and(|host| host.starts_with(VIEWER)) {
+            return Err(HubError::no_viewer().into_refusal());
+        }
+        if matches!(route, Route::Write | Route::GitPush { .. }) {
             self.may_write()?;
         }
         if !matches!(route, Route::Own(_) | Route::Preflight | Route::Telemetry | Route::Unknown) {
@@ -165,13 +170,26 @@ impl HubProxy {
                 Box::pin(respond::empty(session, 204)).await?;
                 Ok(Some(()))
             }
-            Route::Write => {
+            Route::Write | Route::GitPush { .. } => {
                 ctx.passes = true;
                 ctx.from = "upstream";
                 Ok(None)
             }
+            Route::Git { .. } => {
+                self.may_pass()?;
+                ctx.passes = true;
+                ctx.from = "upstream";
+                Ok(None)
+            }
+            Route::GitLfs { .. } if self.may_write().is_ok() => {
+                ctx.passes = true;
+                ctx.from = "upstream";
+                Ok(None)
+            }
+            Route::GitLfs { repo } => Err(HubError::no_git_lfs(&repo).into_refusal()),
             Route::Layer { repo, oid } => Box::pin(self.layer(session, ctx, &raw_target, repo, oid, token)).await,
-            Route::Bucket | Route::Git { .. } | Route::Unknown => Err(HubError::no_such_page().into_refusal()),
+            Route::Bucket => Err(HubError::no_buckets().into_refusal()),
+            Route::Unknown => Err(HubError::no_such_page().into_refusal()),
             route => {
                 let target = ApiTarget::new(&route, &raw_target);
                 ctx.from = Box::pin(self.api(session, route, method, target, token)).await?;
@@ -267,7 +285,7 @@ impl HubProxy {
         let request = session.req_header();
         ctx.ask = range::asked(request, &file);
         let first = match &ctx.ask {
-            RangeAsk::Whole => Some(0..file.size),
+            RangeAsk::Whole | RangeAsk::AllOfNothing => Some(0..file.size),
             RangeAsk::One(span) => Some(span.clone()),
             RangeAsk::Many(spans) => spans.first().cloned(),
             RangeAsk::Unsatisfiable => None,
@@ -383,7 +401,7 @@ impl ProxyHttp for HubProxy {
                     true => file::told_to(*error, head_text(request, header::USER_AGENT)),
                     false => *error,
                 };
-                Box::pin(respond::refuse(session, &error)).await?;
+                Box::pin(respond::refuse(session, &error, ctx.label)).await?;
                 Ok(true)
             }
             Err(Refusal::Pingora(error)) => Err(error),
@@ -442,14 +460,17 @@ impl ProxyHttp for HubProxy {
     fn error_while_proxy(
         &self,
         peer: &HttpPeer,
-        _session: &mut Session,
+        session: &mut Session,
         e: Box<Error>,
         _ctx: &mut Ctx,
-        _client_reused: bool,
+        client_reused: bool,
     ) -> Box<Error> {
         let mut e = e.more_context(format!("Peer: {peer}"));
-        // A write that got no answer may have been done.
-        e.retry = false.into();
+        // A write that got no answer may have been done. A read that met a connection which upstream had closed was not.
+        match session.req_header().method == Method::GET {
+            true => e.retry.decide_reuse(client_reused && !session.as_ref().retry_buffer_truncated()),
+            false => e.retry = false.into(),
+        }
         e
     }
 
@@ -468,7 +489,7 @@ impl ProxyHttp for HubProxy {
                 }
             };
             // The connection is given up next, whatever becomes of this.
-            let _ = respond::refuse(session, &error).await;
+            let _ = respond::refuse(session, &error, ctx.label).await;
         }
         FailToProxy { error_code, can_reuse_downstream: false }
     }

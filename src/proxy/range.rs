@@ -35,6 +35,9 @@ pub(super) fn apply(head: &mut ResponseHeader, ask: &RangeAsk, file: Option<&Fil
         RangeAsk::One(span) => one(head, span, file.size),
         RangeAsk::Many(spans) => many(head, spans, file),
         RangeAsk::Unsatisfiable => unsatisfiable(head, file.size),
+        RangeAsk::AllOfNothing => {
+            head.insert_header("Content-Range", content_range::write_unsatisfied(0)).map(|()| RangeType::None)
+        }
     };
     edited.unwrap_or(RangeType::None)
 }

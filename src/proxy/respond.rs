@@ -6,6 +6,7 @@ use http::{Method, header};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
+use serde_json::json;
 
 /// What a browser's script may read, as the Hub says it.
 const EXPOSED: &str = "X-Repo-Commit,X-Request-Id,X-Error-Code,X-Error-Message,X-Total-Count,ETag,Link,Accept-Ranges,\
@@ -16,14 +17,20 @@ pub(super) fn add_cors(head: &mut ResponseHeader) -> Result<()> {
     head.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)
 }
 
-/// Says no in the Hub's words; the connection stays usable.
-pub(super) async fn refuse(session: &mut Session, error: &HubError) -> Result<()> {
+/// Says no in the Hub's words, to whoever asked for a route of this label; the connection stays usable.
+pub(super) async fn refuse(session: &mut Session, error: &HubError, label: &str) -> Result<()> {
     let mut head = ResponseHeader::build(error.status, Some(10))?;
     for (name, value) in error.headers() {
         head.insert_header(name, value)?;
     }
-    head.insert_header("Content-Type", "application/json; charset=utf-8")?;
-    whole(session, head, error.body().into()).await
+    // Git shows its user a plain text, and git-lfs what is under `message`.
+    let (content_type, body) = match label {
+        "git" | "git-push" => ("text/plain; charset=utf-8", format!("{}\n", error.message).into_bytes()),
+        "git-lfs" => ("application/vnd.git-lfs+json", json!({ "message": error.message }).to_string().into_bytes()),
+        _ => ("application/json; charset=utf-8", error.body()),
+    };
+    head.insert_header("Content-Type", content_type)?;
+    whole(session, head, body.into()).await
 }
 
 pub(super) async fn bytes(session: &mut Session, status: u16, content_type: &'static str, body: Vec<u8>) -> Result<()> {

@@ -1,4 +1,5 @@
-//! What would change the Hub: refused, or passed on as it is where the operator wants that.
+//! What would change the Hub: refused, or passed on as it is where the operator wants that. And git's own reads, which are always
+//! passed on: nothing of them is kept, and upstream sees who asks.
 //!
 //! This is the one way on which a client's request itself goes upstream, by pingora's own proxying: bodies stream both ways
 //! with a few buffers between, however long they are. The client's token goes to `upstream.url` and nowhere else. Nothing is
@@ -26,8 +27,15 @@ impl HubProxy {
         let upstream = &self.mirror.config.upstream;
         match upstream.writes {
             Writes::Refuse => Err(HubError::read_only_mirror().into_refusal()),
-            Writes::Pass if upstream.offline => Err(HubError::offline().into_refusal()),
-            Writes::Pass => Ok(()),
+            Writes::Pass => self.may_pass(),
+        }
+    }
+
+    /// Lets a request go upstream as it is, unless there is no upstream.
+    pub(super) fn may_pass(&self) -> Result<(), Refusal> {
+        match self.mirror.config.upstream.offline {
+            true => Err(HubError::offline().into_refusal()),
+            false => Ok(()),
         }
     }
 

@@ -32,6 +32,9 @@ const ACCOUNT_IDLE_MAX: Duration = Duration::from_secs(600);
 /// How long a refused operator's token is left alone.
 const OPERATOR_REST: Duration = Duration::from_secs(600);
 
+/// An upstream that lacks a route of the Hub's is tried again after so long: it may have been brought up to date.
+const LACKING_FOR: Duration = Duration::from_secs(3600);
+
 /// Asks the Hub and its CDN. Cheap to share; every call may be dropped at any point, which closes its connection.
 pub struct Origin {
     pub(super) upstreams: Vec<Upstream>,
@@ -40,6 +43,8 @@ pub struct Origin {
     operator: Option<Token>,
     /// Until then the operator's token is not used. Guarded by itself, held for moments.
     operator_rests: Mutex<Option<Instant>>,
+    /// Until then the first upstream counts as one without `/api/resolve-cache`. Guarded by itself, held for moments.
+    lacks_resolve_cache: Mutex<Option<Instant>>,
     allowed_hosts: Vec<String>,
 }
 
@@ -103,6 +108,7 @@ impl Origin {
             question_timeout: config.question_timeout,
             operator: Token::from_header(Some(config.token.expose()).filter(|t| !t.is_empty()).map(bearer).as_deref()),
             operator_rests: Mutex::default(),
+            lacks_resolve_cache: Mutex::default(),
             allowed_hosts: config.allowed_hosts.clone(),
         })
     }
@@ -182,6 +188,21 @@ impl Origin {
     pub(super) fn rest_operator_token(&self, status: u16) {
         log::warn!("upstream.token is refused with {status}; upstream is asked without it for {OPERATOR_REST:?}");
         *self.operator_rests.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now() + OPERATOR_REST);
+    }
+
+    /// Where the Hub has a small file at a commit, which then need not be found first: `target` is of `/api/resolve-cache`. None
+    /// while the first upstream is down or known to lack that route. Nothing was asked, so the answer is to be held to the oid.
+    pub fn place_at_commit(&self, target: &str) -> Option<Url> {
+        let base = &self.upstreams[0].base;
+        let lacks = self.lacks_resolve_cache.lock().unwrap_or_else(|e| e.into_inner());
+        let may_have = lacks.is_none_or(|until| Instant::now() >= until);
+        (may_have && !self.client.hosts.is_down(base)).then(|| base.with_target(target))
+    }
+
+    /// The first upstream has no `/api/resolve-cache`: an older Hub, or another mirror.
+    pub fn lacks_resolve_cache(&self) {
+        log::info!("upstream={} has no /api/resolve-cache; small files cost it more questions", self.base());
+        *self.lacks_resolve_cache.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now() + LACKING_FOR);
     }
 
     /// Opens the bytes `span` of a file of `size` bytes at `url`. The body starts at the returned offset, which is

@@ -8,7 +8,7 @@
 //! a commit's files, [`Refs`] where revisions point and which repos are open.
 //!
 //! What goes away again: [`Store::pass`] evicts by [`Limits`], [`Store::make_room`] before a fill, [`Store::remove_repos`] on
-//! demand; [`Store::touch`] tells what was read, and `pins` what stays. [`View`] is the same directory for reading only, beside the
+//! demand, [`Store::rename_repo`] when the Hub does; [`Store::touch`] tells what was read, and `pins` what stays. [`View`] is the same directory for reading only, beside the
 //! process that holds it.
 //!
 //! The bytes of an object's file are described in [`format`](mod@format), what a crash can do to them in [`block_file`].
@@ -35,6 +35,7 @@ mod place;
 mod recency;
 mod records;
 mod refs;
+mod rename;
 mod secret;
 mod sweep;
 #[cfg(test)]
@@ -57,7 +58,7 @@ pub use object::Object;
 pub use pass::{Pass, PassOptions, Sweep};
 pub use pins::Pin;
 pub use records::{BODY_LEN_MAX, Record, RecordKey, Records};
-pub use refs::{KeptAccess, KeptAlias, KeptRef, Refs};
+pub use refs::{KeptAccess, KeptAlias, KeptHolder, KeptRef, Refs};
 pub use sweep::{Removal, Scope, Swept};
 pub use view::{Blob, Peek, View};
 pub use whole::Verdict;

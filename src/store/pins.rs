@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A pin of a branch or tag holds the commit that it points to at the time of a pass. Empty lines and lines that begin with
-//! `#` mean nothing. The file is replaced whole, by one process at a time; it needs no lock of the store, since a serving
-//! process only reads it, anew before each pass.
+//! `#` mean nothing. The file is replaced whole, by one process at a time; it needs no lock of the store, and a serving
+//! process reads it anew before each pass. That process also writes into it: the new name of a pinned repo that the Hub renamed.
 
 use super::StoreError;
 use crate::hub::{RepoId, RepoKind, Revision};
@@ -69,21 +69,65 @@ pub(super) fn load(root: &Path) -> Result<Vec<Pin>, StoreError> {
     Ok(pins)
 }
 
-/// Adds or removes pins, keeping every other line as it is. Returns how many lines that changed.
-pub(super) fn change(root: &Path, add: &[Pin], remove: &[Pin]) -> Result<usize, StoreError> {
+/// Adds or removes pins, keeping every other line as it is. `present` tells the name that a repo has now: a line may have an old
+/// one. Returns how many lines that changed.
+pub(super) fn change(
+    root: &Path,
+    add: &[Pin],
+    remove: &[Pin],
+    present: impl Fn(Pin) -> Result<Pin, StoreError>,
+) -> Result<usize, StoreError> {
+    rewrite(root, |lines| {
+        let mut changed = 0;
+        let mut there = Vec::new();
+        let mut left = Vec::new();
+        for line in lines.drain(..) {
+            let pin = Pin::parse(line.trim()).map(&present).transpose()?;
+            if pin.as_ref().is_some_and(|pin| remove.contains(pin)) {
+                changed += 1;
+                continue;
+            }
+            there.extend(pin);
+            left.push(line);
+        }
+        for pin in add {
+            if !there.contains(pin) {
+                there.push(pin.clone());
+                left.push(pin.to_string());
+                changed += 1;
+            }
+        }
+        *lines = left;
+        Ok(changed)
+    })
+}
+
+/// Writes the new name of a repo in its pins. Returns how many lines that changed.
+pub(super) fn rename(root: &Path, old: &RepoId, new: &RepoId) -> Result<usize, StoreError> {
+    let is_old = |pin: &Pin| pin.repo.folded() == old.folded();
+    if !load(root)?.iter().any(is_old) {
+        return Ok(0);
+    }
+    rewrite(root, |lines| {
+        let mut changed = 0;
+        for line in lines.iter_mut() {
+            if let Some(pin) = Pin::parse(line.trim()).filter(is_old) {
+                *line = Pin { repo: new.clone(), ..pin }.to_string();
+                changed += 1;
+            }
+        }
+        Ok(changed)
+    })
+}
+
+/// Replaces the file if `edit` says that it changed lines.
+fn rewrite(root: &Path, edit: impl FnOnce(&mut Vec<String>) -> Result<usize, StoreError>) -> Result<usize, StoreError> {
     let path = root.join(FILE);
     let io = |error| StoreError::io("change", path.display(), error);
     let _alone = lock(&path).map_err(io)?;
     let text = fs::read_to_string(&path).map_err(io)?;
-    let is_removed = |line: &&str| Pin::parse(line.trim()).is_some_and(|pin| remove.contains(&pin));
-    let mut lines: Vec<String> = text.lines().filter(|line| !is_removed(line)).map(str::to_owned).collect();
-    let mut changed = text.lines().count() - lines.len();
-    for pin in add.iter().map(Pin::to_string) {
-        if !lines.iter().any(|line| line.trim() == pin) {
-            lines.push(pin);
-            changed += 1;
-        }
-    }
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let changed = edit(&mut lines)?;
     if changed > 0 {
         let temp = root.join(format!("{FILE}.{}", std::process::id()));
         let write = || {
@@ -121,6 +165,7 @@ mod tests {
     fn pins_come_and_go_and_comments_stay() {
         let root = tempfile::tempdir().unwrap();
         let pin = |text| Pin::parse(text).unwrap();
+        let change = |root: &Path, add: &[Pin], remove: &[Pin]| change(root, add, remove, Ok);
         assert!(load(root.path()).unwrap().is_empty());
         assert_eq!(change(root.path(), &[pin("models/a/b"), pin("datasets/squad@refs/pr/1")], &[]).unwrap(), 2);
         assert_eq!(change(root.path(), &[pin("models/a/b")], &[]).unwrap(), 0);
@@ -128,6 +173,23 @@ mod tests {
         assert_eq!(load(root.path()).unwrap(), [pin("models/a/b"), pin("datasets/squad@refs/pr/1")]);
         assert_eq!(change(root.path(), &[], &[pin("models/a/b"), pin("models/x/y")]).unwrap(), 1);
         assert_eq!(fs::read_to_string(root.path().join(FILE)).unwrap(), "# ours\n\nnonsense\ndatasets/squad@refs/pr/1\n");
+    }
+
+    #[test]
+    fn a_pin_follows_its_repo() {
+        let root = tempfile::tempdir().unwrap();
+        let pin = |text| Pin::parse(text).unwrap();
+        let repo = |name| RepoId::parse(RepoKind::Model, name).unwrap();
+        assert_eq!(rename(root.path(), &repo("a/old"), &repo("a/new")).unwrap(), 0);
+        assert!(!root.path().join(FILE).exists());
+        fs::write(root.path().join(FILE), "# ours\nmodels/A/Old@main\nmodels/a/older\n").unwrap();
+        assert_eq!(rename(root.path(), &repo("a/old"), &repo("a/new")).unwrap(), 1);
+        assert_eq!(fs::read_to_string(root.path().join(FILE)).unwrap(), "# ours\nmodels/a/new@main\nmodels/a/older\n");
+        // A line by hand, under a name that leads elsewhere.
+        let present = |pin: Pin| Ok(Pin { repo: if pin.repo == repo("a/older") { repo("a/b") } else { pin.repo }, ..pin });
+        assert_eq!(change(root.path(), &[pin("models/a/b")], &[], present).unwrap(), 0);
+        assert_eq!(change(root.path(), &[], &[pin("models/a/b")], present).unwrap(), 1);
+        assert_eq!(fs::read_to_string(root.path().join(FILE)).unwrap(), "# ours\nmodels/a/new@main\n");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! <root>/api/<plural>/<repo>/access.json                      whether it is open      (refs)
 //! <root>/api/<plural>/<repo>/accepted.json                    who was let in, by hash   (refs)
 //! <root>/api/aliases/<plural name>.json                       where an old name leads     (refs)
+//! <root>/api/holders/<3 hex>.json                             whose a token is, by hash     (refs)
 //! <root>/quarantine/<name>.<unix ms>.blob, .reason            what was found broken
 //! <root>/tmp/                                                 files not yet named; emptied at start
 //! <root>/pins                                                 what is never evicted   (pins)

@@ -30,6 +30,8 @@ use std::{
 pub const BODY_LEN_MAX: u64 = 64 << 20;
 /// Longest first line read back; headers are bounded far below this by the server that took them in.
 const HEAD_LEN_MAX: u64 = 1 << 20;
+/// No file of ours is longer.
+pub(super) const FILE_LEN_MAX: u64 = HEAD_LEN_MAX + BODY_LEN_MAX;
 const RECORD_VERSION: u32 = 1;
 
 /// Where a record is kept: a readable name, and the target's hash to tell targets of the same name apart.
@@ -113,7 +115,7 @@ impl Records {
     /// Returns the record of exactly this target; none when it is absent or broken.
     pub fn get(&self, key: &RecordKey) -> Result<Option<Record>, StoreError> {
         let path = key.path(&self.place);
-        let Some(bytes) = place::read_bounded(&path, HEAD_LEN_MAX + BODY_LEN_MAX)? else { return Ok(None) };
+        let Some(bytes) = place::read_bounded(&path, FILE_LEN_MAX)? else { return Ok(None) };
         match decode(Bytes::from(bytes)) {
             Ok(record) if record.target == key.target => Ok(Some(record)),
             // Two targets with one hash: each puts the other out, and neither is mistaken for the other.

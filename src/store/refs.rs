@@ -10,9 +10,11 @@ use super::{
 };
 use crate::hub::{Commit, RepoId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use std::{
     collections::HashMap,
     fs, io,
+    os::unix::fs::DirBuilderExt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -22,6 +24,8 @@ use std::{
 const LEN_MAX: u64 = 256 << 10;
 /// Callers remembered per repo; who was accepted longest ago goes first. Each of them has a token that opens the repo.
 const ACCEPTED_MAX: usize = 2000;
+/// Renamed again and again; more is a loop.
+const HOPS_MAX: usize = 4;
 
 /// A revision's commit as upstream told it at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +45,13 @@ pub struct KeptAccess {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptAlias {
     pub repo: RepoId,
+    pub at: SystemTime,
+}
+
+/// What upstream said of a caller, at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptHolder {
+    pub answer: Value,
     pub at: SystemTime,
 }
 
@@ -68,6 +79,13 @@ struct AccessFile {
 #[derive(Default, Serialize, Deserialize)]
 struct AcceptedFile {
     accepted: HashMap<String, u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HolderFile {
+    mark: String,
+    answer: Value,
+    at_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -135,6 +153,35 @@ impl Refs {
         if change(&mut file.accepted) { self.put(&path, &file) } else { Ok(()) }
     }
 
+    /// Remembers what upstream said of a caller, named by a mark as in [`Refs::put_accepted`]. Two marks that begin alike put each
+    /// other out, so that there are never more than 4096.
+    pub fn put_holder(&self, mark: &str, answer: Value, at: SystemTime) -> Result<(), StoreError> {
+        let path = self.holder_path(mark);
+        // It is about people, so it is for nobody else to read.
+        let dir = path.parent().unwrap_or(self.place.root());
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|error| StoreError::io("make", dir.display(), error))?;
+        self.put(&path, &HolderFile { mark: mark.into(), answer, at_ms: place::unix_ms(at) })
+    }
+
+    pub fn get_holder(&self, mark: &str) -> Result<Option<KeptHolder>, StoreError> {
+        let file: Option<HolderFile> = self.get(&self.holder_path(mark))?;
+        let file = file.filter(|file| file.mark == mark);
+        Ok(file.map(|file| KeptHolder { answer: file.answer, at: place::from_unix_ms(file.at_ms) }))
+    }
+
+    /// Forgets what was said of a caller; it need not be known.
+    pub fn remove_holder(&self, mark: &str) -> Result<(), StoreError> {
+        if self.get_holder(mark)?.is_none() {
+            return Ok(());
+        }
+        let path = self.holder_path(mark);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path.display(), error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Notes which repo a name leads to. Upper and lower case of the name are one, as on the Hub, so that there is one such
     /// note per name however it is spelt.
     pub fn put_alias(&self, name: &RepoId, repo: &RepoId, at: SystemTime) -> Result<(), StoreError> {
@@ -158,22 +205,16 @@ impl Refs {
         }
     }
 
-    /// Gives what is known of a repo's commits, revisions and readers to its new name, of which nothing is known yet.
-    pub fn rename(&self, old: &RepoId, new: &RepoId) -> Result<(), StoreError> {
-        let (from, to) = (self.place.api(old), self.place.api(new));
-        if to.exists() {
-            return Ok(());
-        }
-        // One by one: below `api/models/gpt2` may also lie what is known of a repo `gpt2/name`.
-        for name in ["commits", "refs", "access.json"] {
-            match self.place.rename(&from.join(name), &to.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(StoreError::io("rename", from.join(name).display(), error));
-                }
-                _ => {}
+    /// The repo that a name leads to, by what is kept of names: upstream's word of some time.
+    pub fn present(&self, name: &RepoId) -> Result<RepoId, StoreError> {
+        let mut repo = name.clone();
+        for _ in 0..HOPS_MAX {
+            match self.get_alias(&repo)? {
+                Some(alias) if alias.repo != repo => repo = alias.repo,
+                _ => break,
             }
         }
-        Ok(())
+        Ok(repo)
     }
 
     fn put(&self, path: &Path, file: &impl Serialize) -> Result<(), StoreError> {
@@ -193,6 +234,11 @@ impl Refs {
     fn alias_path(&self, name: &RepoId) -> std::path::PathBuf {
         let file = format!("{}.json", place::file_name(&name.folded().to_string()));
         self.place.root().join("api").join("aliases").join(file)
+    }
+
+    fn holder_path(&self, mark: &str) -> std::path::PathBuf {
+        let slot: String = mark.chars().take(3).collect();
+        self.place.root().join("api").join("holders").join(format!("{}.json", place::file_name(&slot)))
     }
 
     fn access_path(&self, repo: &RepoId) -> std::path::PathBuf {

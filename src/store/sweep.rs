@@ -274,7 +274,7 @@ pub(super) fn remove_file(path: &Path) -> bool {
 }
 
 /// Removes the directories from `top` down in which there is nothing.
-fn remove_empty(top: &Path) {
+pub(super) fn remove_empty(top: &Path) {
     for (path, kind) in entries(top).unwrap_or_default() {
         if kind.is_dir() {
             remove_empty(&path);
@@ -285,7 +285,7 @@ fn remove_empty(top: &Path) {
 }
 
 /// Removes a directory if it is empty, and then those above it, below `end`.
-fn remove_up(dir: &Path, end: &Path) {
+pub(super) fn remove_up(dir: &Path, end: &Path) {
     let mut dir = dir;
     while dir.parent().is_some_and(|parent| parent.starts_with(end)) && fs::remove_dir(dir).is_ok() {
         let Some(parent) = dir.parent() else { return };

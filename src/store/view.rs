@@ -130,13 +130,23 @@ impl View {
         Ok(Refs::new(self.place.clone()).get_ref(repo, revision)?.map(|kept| kept.commit))
     }
 
+    /// Returns the name that a repo has now, as far as the Hub has told: it may be asked for by an old, short or misspelt one.
+    pub fn present(&self, name: &RepoId) -> Result<RepoId, StoreError> {
+        Refs::new(self.place.clone()).present(name)
+    }
+
+    /// Returns the pins, of each repo under its present name.
     pub fn pins(&self) -> Result<Vec<Pin>, StoreError> {
-        pins::load(self.root())
+        pins::load(self.root())?.into_iter().map(|pin| self.present_pin(pin)).collect()
+    }
+
+    fn present_pin(&self, pin: Pin) -> Result<Pin, StoreError> {
+        Ok(Pin { repo: self.present(&pin.repo)?, ..pin })
     }
 
     /// Adds and removes pins; no lock of the store is needed. Returns how many lines that changed.
     pub fn change_pins(&self, add: &[Pin], remove: &[Pin]) -> Result<usize, StoreError> {
-        pins::change(self.root(), add, remove)
+        pins::change(self.root(), add, remove, |pin| self.present_pin(pin))
     }
 
     /// Returns the objects that pinned repos link to.

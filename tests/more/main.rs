@@ -7,6 +7,7 @@ mod harness;
 
 mod crates; // Rust's hf-hub 0.4 and 1.0, built here from their lock files
 mod downloaders; // curl, wget and aria2c: resumes and many connections
+mod git; // git clone, fetch and push
 mod libraries; // datasets, transformers, tokenizers, safetensors
 mod node; // @huggingface/hub, transformers.js, node-llama-cpp
 mod sample; // what they all download

@@ -4,9 +4,9 @@ use fake_hub::{Content, FakeHub, Listener, Memory, Repo, noise, sha256_of};
 use serde_json::{Map, Value, json};
 
 pub(crate) const ID: &str = "acme/sample";
-/// Text, names that need escapes, LFS of one block and of some.
-pub(crate) const PATHS: [&str; 5] =
-    ["config.json", "a name with spaces.txt", "ünïcode/模型.md", "onnx/small.onnx", "model.safetensors"];
+/// Text, names that need escapes, nothing, LFS of one block and of some.
+pub(crate) const PATHS: [&str; 6] =
+    ["config.json", "a name with spaces.txt", "empty.txt", "ünïcode/模型.md", "onnx/small.onnx", "model.safetensors"];
 const SIZES: [usize; 2] = [70_000, 3 * 1024 * 1024 + 777];
 
 /// Fills a repo of a hub that lists three entries to a page.
@@ -14,6 +14,7 @@ pub(crate) fn fill(repo: &Repo) {
     repo.file("config.json", format!("{{\"model_type\": \"tiny\", \"pad\": \"{}\"}}\n", "0123456789".repeat(20)))
         .file("a name with spaces.txt", "spaces\n".repeat(30))
         .file("ünïcode/模型.md", "names are bytes\n".repeat(20))
+        .file("empty.txt", "")
         .lfs("onnx/small.onnx", noise(21, SIZES[0]))
         .lfs("model.safetensors", noise(22, SIZES[1]))
         .commit("all of it");
@@ -35,7 +36,8 @@ pub(crate) fn files(repo: &Repo) -> Value {
 /// path -> the sha256 of bytes 10 to 99, of the files that have more.
 pub(crate) fn parts(repo: &Repo) -> Value {
     let part = |content: &dyn Content| sha256_of(&*Memory::holding(content.read(10, 90)));
-    Value::Object(PATHS.iter().map(|path| (path.to_string(), json!(part(&*repo.content(path))))).collect::<Map<_, _>>())
+    let long = PATHS.iter().filter(|path| repo.content(path).size() > 100);
+    Value::Object(long.map(|path| (path.to_string(), json!(part(&*repo.content(path))))).collect::<Map<_, _>>())
 }
 
 /// All paths, as listings sort them.

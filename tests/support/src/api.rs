@@ -82,6 +82,9 @@ fn routed(shared: &Shared, state: &mut State, ask: &Ask, route: Route) -> Answer
         return errors::no_endpoint(form);
     }
     match route {
+        Route::Repo(RepoRoute { what: What::ResolveCache { .. }, .. }) if !shared.settings.resolve_cache => {
+            errors::no_endpoint(Form::Json)
+        }
         Route::Repo(route) => of_repo(shared, state, ask, route, form),
         Route::List(kind) => search::list(shared, state, ask, kind),
         Route::Whoami => whoami(ask),
@@ -155,7 +158,7 @@ fn whoami(ask: &Ask) -> Answer {
     Answer::json(
         200,
         &json!({
-            "type": "user", "id": &sha1_hex(&user)[..24], "name": user, "fullname": user, "email": null,
+            "type": "user", "id": &sha1_hex(&user)[..24], "name": user, "fullname": user, "email": format!("{user}@example.org"),
             "emailVerified": true, "isPro": false, "orgs": [],
             "auth": { "type": "access_token", "accessToken": { "displayName": "test", "role": "read" } },
         }),

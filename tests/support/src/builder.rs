@@ -78,6 +78,12 @@ impl Builder {
         self
     }
 
+    /// Hands out small files without a redirect and knows no `/api/resolve-cache`, as the Hub before that route and its mirrors.
+    pub fn without_resolve_cache(mut self) -> Builder {
+        self.settings.resolve_cache = false;
+        self
+    }
+
     /// Declares a valid token.
     pub fn token(mut self, token: &str) -> Builder {
         self.tokens.insert(token.to_owned());

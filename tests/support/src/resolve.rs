@@ -34,7 +34,7 @@ pub(crate) fn resolve(shared: &Shared, repo: &RepoState, signer: &Signer, ask: &
     };
     match &entry.lfs {
         Some(lfs) => large(shared, repo, signer, ask, &commit.id, path, entry, lfs),
-        None if repo.gated => small(ask, &commit.id, path, entry),
+        None if repo.gated || !shared.settings.resolve_cache => small(ask, &commit.id, path, entry),
         None => to_cache(shared, repo, ask, &commit.id, path, entry),
     }
 }

@@ -136,12 +136,14 @@ fn api(kind: Kind, plural: &str, segments: &[&str], known: impl Fn(Kind, &str) -
 }
 
 fn registry(segments: &[&str]) -> Route {
-    let what = match segments {
-        [_, _, "manifests", tag] => What::Manifest(decode(tag)),
-        [_, _, "blobs", digest] => What::Layer(decode(digest).trim_start_matches("sha256:").to_owned()),
+    let (id, rest) = segments.split_at(segments.len().saturating_sub(2));
+    let what = match rest {
+        _ if !(1..=2).contains(&id.len()) => return Route::Unknown(true),
+        ["manifests", tag] => What::Manifest(decode(tag)),
+        ["blobs", digest] => What::Layer(decode(digest).trim_start_matches("sha256:").to_owned()),
         _ => return Route::Unknown(true),
     };
-    repo(Kind::Model, "/v2/".to_owned(), &segments[..2], &segments[2..], what)
+    repo(Kind::Model, "/v2/".to_owned(), id, rest, what)
 }
 
 fn resolve_cache(kind: Kind, plural: &str, segments: &[&str]) -> Route {

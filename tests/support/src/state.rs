@@ -22,6 +22,7 @@ pub(crate) struct Settings {
     pub(crate) latency: Duration,
     pub(crate) cdn_rate: Option<u64>,
     pub(crate) linked_etag_on_307: bool,
+    pub(crate) resolve_cache: bool,
 }
 
 impl Default for Settings {
@@ -34,6 +35,7 @@ impl Default for Settings {
             latency: Duration::ZERO,
             cdn_rate: None,
             linked_etag_on_307: true,
+            resolve_cache: true,
         }
     }
 }

@@ -58,6 +58,16 @@ async fn a_small_file_goes_by_the_cache() {
 }
 
 #[tokio::test]
+async fn an_older_hub_hands_small_files_out_at_once() {
+    let hub = FakeHub::builder().without_resolve_cache().start().await.expect("two free ports");
+    let repo = hub.model("acme/tiny").file("config.json", CONFIG).commit("first");
+    let file = get(&format!("{}/acme/tiny/resolve/main/config.json", hub.url())).await;
+    assert_eq!((file.status, file.body.as_slice(), file.the("x-repo-commit")), (200, CONFIG, repo.sha().as_str()));
+    let cached = get(&format!("{}/api/resolve-cache/models/acme/tiny/{}/config.json", hub.url(), repo.sha())).await;
+    assert_eq!((cached.status, cached.header("x-error-code")), (404, None));
+}
+
+#[tokio::test]
 async fn who_accepts_gzip_gets_it_chunked() {
     let (hub, _) = tiny().await;
     let url = format!("{}/api/resolve-cache/models/acme/tiny/{}/config.json", hub.url(), hub.model("acme/tiny").sha());
