@@ -192,6 +192,12 @@ impl Access {
         self.open.invalidate(repo).await;
     }
 
+    /// Forgets in memory who may read what: something on the disk says otherwise now.
+    pub(crate) fn forget_all(&self) {
+        self.open.invalidate_all();
+        self.refused.invalidate_all();
+    }
+
     /// Whether anybody may read the repo. When upstream cannot tell, or not soon, what it said last counts.
     pub async fn is_open(&self, repo: &RepoId) -> Result<bool, HubError> {
         match self.open.get(repo).await {

@@ -13,7 +13,7 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("source", &["hub", "config", "metrics"]),
     ("mirror", &["hub", "config", "metrics", "store", "source", "access"]),
     ("access", &["hub", "config", "metrics", "store", "source", "mirror"]),
-    ("admin", &["hub", "store"]),
+    ("admin", &["hub", "metrics", "store"]),
     ("limits", &["config", "metrics"]),
     ("proxy", &["hub", "config", "metrics", "source", "mirror", "access", "limits"]),
 ];

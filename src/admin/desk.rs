@@ -1,6 +1,6 @@
 //! The serving side: takes orders and carries them out, a few at a time.
 
-use super::{Answer, REQUEST_LEN_MAX, Request, SOCKET, Status, WireScope};
+use super::{Activity, Answer, REQUEST_LEN_MAX, Request, SOCKET, Status, WireScope};
 use crate::{
     hub::Oid,
     store::{PassOptions, Scope, Store, StoreError, Sweep},
@@ -115,6 +115,12 @@ pub fn execute(store: &Store, request: &Request) -> Answer {
             Some(scopes) => store.remove_repos(&scopes).map(|removal| Answer::Removed((&removal).into())),
             None => return Answer::Refused("a repo or commit is misspelt".to_owned()),
         },
+        Request::TakeIn { file, oid } => match Oid::parse(oid) {
+            Some(oid) => store.take_in(file, &oid).map(|new| Answer::TakenIn { new }),
+            None => return Answer::Refused(format!("`{oid}` names no object")),
+        },
+        Request::Learn { file } => store.learn_staged(file).map(|()| Answer::Learned),
+        Request::Activity => Ok(Answer::Activity(Activity::now())),
     };
     done.unwrap_or_else(|error: StoreError| Answer::Refused(error.to_string()))
 }

@@ -7,15 +7,20 @@
 //! {"verb":"status"}                                              {"status":{"pid":7,..}}
 //! {"verb":"evict"}                                               {"evicted":{"objects":3,..}}
 //! {"verb":"verify_object","oid":"3fa9.."}                        {"mended":{"retracted":1}}
+//! {"verb":"take_in","file":"import-7-0","oid":"3fa9.."}          {"taken_in":{"new":true}}
+//! {"verb":"learn","file":"import-7-1"}                           "learned"
+//! {"verb":"activity"}                                            {"activity":{"clients":2,..}}
 //! {"verb":"remove","scopes":[{"repo":"models/o/m","commit":null}]}   {"removed":{"objects":2,..}}
 //!                                                                {"refused":"remove models/o/m, which is pinned"}
 //! ```
 //!
 //! This room knows the store, and no URL, token or client.
 
+mod activity;
 mod ask;
 mod desk;
 
+pub use activity::{Activity, Sent, UpstreamHealth};
 pub use ask::{AskError, Keeper, ask};
 pub use desk::{Desk, execute};
 
@@ -42,6 +47,12 @@ pub enum Request {
     VerifyObject { oid: String },
     /// Remove repos, or commits of them.
     Remove { scopes: Vec<WireScope> },
+    /// Give a staged object its name.
+    TakeIn { file: String, oid: String },
+    /// Learn the staged parcel.
+    Learn { file: String },
+    /// What are you doing, and how have you fared since the start?
+    Activity,
 }
 
 /// [`Scope`] in words.
@@ -60,6 +71,12 @@ pub enum Answer {
     Evicted(Evicted),
     Mended(MendedObject),
     Removed(Removed),
+    TakenIn {
+        /// It was not here before.
+        new: bool,
+    },
+    Learned,
+    Activity(Activity),
     /// It was not done, for this reason.
     Refused(String),
 }

@@ -73,7 +73,15 @@ impl Catalog {
         }
     }
 
-    async fn listing(self: &Catalog, repo: &RepoId, commit: Commit) -> Shared<Listing> {
+    /// Forgets what is in memory of a commit, and of the revisions that may lead to it.
+    pub(super) fn forget_commit(&self, repo: &RepoId, commit: &Commit) {
+        self.listings.invalidate(&(repo.clone(), *commit));
+        self.refs.invalidate_all();
+        self.absent.invalidate_all();
+    }
+
+    /// What is known of a commit's files: shared with all who ask, from the disk at first.
+    pub(super) async fn listing(self: &Catalog, repo: &RepoId, commit: Commit) -> Shared<Listing> {
         let key = (repo.clone(), commit);
         if let Some(listing) = self.listings.get(&key) {
             return listing;
@@ -178,6 +186,12 @@ impl Catalog {
     }
 }
 
+pub(super) fn pointer(oid: &Oid, size: u64) -> (String, Oid) {
+    let text = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n");
+    let oid = git_blob_oid(text.as_bytes());
+    (text, oid)
+}
+
 enum Known {
     File(FileInfo),
     Absent,
@@ -211,9 +225,7 @@ impl Mirror {
 
     /// What git holds of an LFS file in its stead, and that text's own id.
     pub fn pointer(file: &FileInfo) -> (String, Oid) {
-        let text = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n", file.oid, file.size);
-        let oid = git_blob_oid(text.as_bytes());
-        (text, oid)
+        pointer(&file.oid, file.size)
     }
 
     /// Finds a file, for a caller that [`crate::access::Access`] lets read the repo.

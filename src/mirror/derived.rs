@@ -4,20 +4,27 @@
 //! They spare upstream what cannot have changed, and while upstream is down they answer what nobody had asked before in
 //! just these words: each generation of clients asks the same things in its own way. Nothing is invented; what the kept
 //! answers do not hold (last changes of files, scans) is not answered here.
+//!
+//! Where no answer was ever kept, as after an import, the listing of the commit's files stands in while upstream is down: see
+//! [`crate::store::Listing`].
 
 use super::answers::{Answer, Question, next_of};
 use super::{Mirror, MirrorError, blocking};
 use crate::hub::{ApiTarget, Commit, FilePath, HubError, RepoId, Revision, Route};
-use crate::store::{Record, RecordKey};
+use super::catalog::pointer;
+use crate::store::{ListedFile, Record, RecordKey};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// JSON of one listing that is read for one question; a longer one is as good as absent.
 const LISTING_LEN_MAX: usize = 128 << 20;
+
+/// The id of a directory of which no answer is kept: git's word for none. Clients demand one and check nothing by it.
+const UNTOLD: &str = "0000000000000000000000000000000000000000";
 
 /// A commit's whole listing, directories too: paths, and the entries as upstream wrote them, in its order.
 type WholeTree = Vec<(String, Box<RawValue>)>;
@@ -34,7 +41,9 @@ impl Mirror {
     pub(super) async fn derived_at_commit(&self, question: &Question) -> Option<Answer> {
         match &question.route {
             Route::Tree { repo, revision, .. } | Route::PathsInfo { repo, revision } => {
-                self.listed(question, repo, revision, revision.as_commit()?).await?.ok()
+                let commit = revision.as_commit()?;
+                let tree = self.whole_tree(repo, commit).await?;
+                self.listed(question, repo, revision, tree).await?.ok()
             }
             _ => None,
         }
@@ -45,7 +54,9 @@ impl Mirror {
         match &question.route {
             Route::Tree { repo, revision, path } => {
                 let commit = self.last_commit(repo, revision).await?;
-                if let Some(listed) = self.listed(question, repo, revision, commit).await {
+                if let Some(tree) = self.tree_anyhow(repo, commit).await
+                    && let Some(listed) = self.listed(question, repo, revision, tree).await
+                {
                     return Some(listed);
                 }
                 // Clients that never list still learn which directories there are not: transformers looks for some.
@@ -63,7 +74,8 @@ impl Mirror {
             }
             Route::PathsInfo { repo, revision } => {
                 let commit = self.last_commit(repo, revision).await?;
-                self.listed(question, repo, revision, commit).await
+                let tree = self.tree_anyhow(repo, commit).await?;
+                self.listed(question, repo, revision, tree).await
             }
             Route::RepoInfo { repo, revision } => {
                 let main = Revision::parse("main").ok()?;
@@ -87,10 +99,9 @@ impl Mirror {
         question: &Question,
         repo: &RepoId,
         revision: &Revision,
-        commit: Commit,
+        tree: WholeTree,
     ) -> Option<Result<Answer, HubError>> {
         let wanted = Wanted::of(question)?;
-        let tree = self.whole_tree(repo, commit).await?;
         if let Err(refusal) = self.access.check(repo, question.token.as_ref()).await {
             return Some(Err(refusal));
         }
@@ -122,7 +133,10 @@ impl Mirror {
         if !fields.iter().all(is_expand) {
             return None;
         }
-        let mut info = self.kept_info(repo, commit).await?;
+        let mut info = match self.kept_info(repo, commit).await {
+            Some(info) => info,
+            None => self.info_of_listing(repo, commit).await?,
+        };
         if let Err(refusal) = self.access.check(repo, question.token.as_ref()).await {
             return Some(Err(refusal));
         }
@@ -145,7 +159,7 @@ impl Mirror {
         if siblings.iter().all(|sibling| sibling.get("blobId").is_some()) {
             return Some(());
         }
-        let tree = self.whole_tree(repo, commit).await?;
+        let tree = self.tree_anyhow(repo, commit).await?;
         let by_path: HashMap<&str, &RawValue> = tree.iter().map(|(path, entry)| (path.as_str(), &**entry)).collect();
         for sibling in siblings {
             let path = sibling.get("rfilename")?.as_str()?;
@@ -206,6 +220,40 @@ impl Mirror {
         None
     }
 
+    /// The whole listing of a commit, from its pages or else from what is known of its files.
+    async fn tree_anyhow(&self, repo: &RepoId, commit: Commit) -> Option<WholeTree> {
+        match self.whole_tree(repo, commit).await {
+            Some(tree) => Some(tree),
+            None => {
+                let files = self.files_listed(repo, commit).await?;
+                blocking(move || Ok(tree_of(&files))).await.ok()?
+            }
+        }
+    }
+
+    /// All that is known of a commit's files, sorted, where that is all of them or stands for it.
+    async fn files_listed(&self, repo: &RepoId, commit: Commit) -> Option<BTreeMap<Box<str>, ListedFile>> {
+        let listing = self.catalog.listing(repo, commit).await;
+        let listing = listing.lock().unwrap_or_else(|e| e.into_inner());
+        let stands = (listing.complete || listing.imported) && !listing.files.is_empty();
+        stands.then(|| listing.files.iter().map(|(path, file)| (path.clone(), file.clone())).collect())
+    }
+
+    /// What clients need of a repo's facts, and no more: which commit it is and which files it has. Numbers that nobody told are 0.
+    async fn info_of_listing(&self, repo: &RepoId, commit: Commit) -> Option<Map<String, Value>> {
+        let files = self.files_listed(repo, commit).await?;
+        let open = self.access.is_open(repo).await.unwrap_or(false);
+        let siblings: Vec<Value> = files.keys().map(|path| json!({ "rfilename": path })).collect();
+        let info = json!({
+            "id": repo.name(), "sha": commit.as_str(), "private": !open, "gated": false, "disabled": false, "downloads": 0,
+            "likes": 0, "tags": [], "siblings": siblings,
+        });
+        match info {
+            Value::Object(info) => Some(info),
+            _ => None,
+        }
+    }
+
     /// The whole listing of a commit, if each of its pages is kept.
     async fn whole_tree(&self, repo: &RepoId, commit: Commit) -> Option<WholeTree> {
         let revision = Revision::from(commit);
@@ -237,6 +285,35 @@ impl Mirror {
         };
         blocking(read).await.ok()?
     }
+}
+
+/// Writes a listing as the Hub does, directories before what is in them.
+fn tree_of(files: &BTreeMap<Box<str>, ListedFile>) -> Option<WholeTree> {
+    let mut tree = WholeTree::new();
+    let mut directories: HashSet<&str> = HashSet::new();
+    let mut add = |path: &str, entry: Value| {
+        let raw = serde_json::value::to_raw_value(&entry).ok()?;
+        tree.push((path.to_owned(), raw));
+        Some(())
+    };
+    for (path, file) in files {
+        for (at, _) in path.match_indices('/') {
+            let directory = &path[..at];
+            if directories.insert(directory) {
+                add(directory, json!({ "type": "directory", "oid": UNTOLD, "size": 0, "path": directory }))?;
+            }
+        }
+        let oid = file.oid.as_str();
+        let entry = if file.lfs {
+            let (text, pointer) = pointer(&file.oid, file.size);
+            let lfs = json!({ "oid": oid, "size": file.size, "pointerSize": text.len() });
+            json!({ "type": "file", "oid": pointer.as_str(), "size": file.size, "lfs": lfs, "path": path })
+        } else {
+            json!({ "type": "file", "oid": oid, "size": file.size, "path": path })
+        };
+        add(path, entry)?;
+    }
+    Some(tree)
 }
 
 /// What of a listing is asked for.

@@ -30,7 +30,7 @@ pub use reader::Reader;
 
 use crate::access::{Access, Admission};
 use crate::config::{Config, WhenClientLeaves};
-use crate::hub::{Oid, RepoId};
+use crate::hub::{Commit, Oid, RepoId};
 use crate::source::{Origin, SourceError, Token};
 use crate::store::{Blocks, Loan, Store, StoreError};
 use catalog::Catalog;
@@ -290,6 +290,15 @@ impl Mirror {
         self.warm.run_pending_tasks();
         let mut fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
         fills.retain(|_, fill| fill.strong_count() > 0);
+    }
+
+    /// Something of a commit was learned past this room: what is remembered of it is read from the disk again.
+    pub fn forget_commit(&self, repo: &RepoId, commit: &Commit, access: bool) {
+        self.catalog.forget_commit(repo, commit);
+        self.linked.invalidate_all();
+        if access {
+            self.access.forget_all();
+        }
     }
 
     /// Links were removed: which ones stand must be looked at again.

@@ -3,7 +3,7 @@
 
 use crate::{
     config::{Config, EvictionStrategy},
-    hub::Oid,
+    hub::{Commit, Oid, RepoId},
     metrics::metrics,
     mirror::Mirror,
     store::{Borrower, Limits, Loan, Pass, PassOptions, Store, Strategy},
@@ -107,6 +107,12 @@ impl Borrower for Warm {
     fn links_removed(&self) {
         if let Some(mirror) = self.mirror.upgrade() {
             mirror.forget_links();
+        }
+    }
+
+    fn learned(&self, repo: &RepoId, commit: &Commit, access: bool) {
+        if let Some(mirror) = self.mirror.upgrade() {
+            mirror.forget_commit(repo, commit, access);
         }
     }
 

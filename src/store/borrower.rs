@@ -1,7 +1,7 @@
 //! Who keeps objects open beyond the store, and is asked to let go when they are removed.
 
 use super::Pass;
-use crate::hub::Oid;
+use crate::hub::{Commit, Oid, RepoId};
 
 /// What a borrower does with an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,9 @@ pub trait Borrower: Send + Sync {
     /// Hears that links were removed: what was linked before may not be any more.
     fn links_removed(&self);
 
+    /// Hears that something was learned of a commit by another way than upstream; `access` when also who may read the repo.
+    fn learned(&self, repo: &RepoId, commit: &Commit, access: bool);
+
     /// Hears how each pass went.
     fn passed(&self, pass: &Pass);
 }
@@ -40,6 +43,8 @@ impl Borrower for Nobody {
     fn forget(&self, _: &Oid) {}
 
     fn links_removed(&self) {}
+
+    fn learned(&self, _: &RepoId, _: &Commit, _: bool) {}
 
     fn passed(&self, _: &Pass) {}
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! {"path":"a/b.json","oid":"..","size":6,"lfs":false,"crc32c":..}
 //! {"complete":true,"files":1}
+//! {"imported":true}
 //! ```
 //!
 //! A crash can lose any part of it. A line that is torn, or fails its checksum (over path, oid, size and lfs), is left out; and the
@@ -39,6 +40,8 @@ pub struct Listing {
     pub files: HashMap<Box<str>, ListedFile>,
     /// All of the commit's files are here: a path that is not does not exist.
     pub complete: bool,
+    /// It came from another store, which may not have known all of them. While upstream cannot be asked it stands for the whole.
+    pub imported: bool,
 }
 
 /// The listings under `api/`. All calls block.
@@ -52,6 +55,7 @@ pub struct Listings {
 enum Line {
     File { path: Box<str>, oid: String, size: u64, lfs: bool, crc32c: u32 },
     Complete { complete: bool, files: u64 },
+    Imported { imported: bool },
 }
 
 impl Listings {
@@ -82,6 +86,11 @@ impl Listings {
         self.write(repo, commit, [Line::Complete { complete: true, files: file_count }].into_iter())
     }
 
+    /// Says that what is listed is all that another store knew of the commit.
+    pub fn mark_imported(&self, repo: &RepoId, commit: &Commit) -> Result<(), StoreError> {
+        self.write(repo, commit, [Line::Imported { imported: true }].into_iter())
+    }
+
     /// Writes all lines with one call, so that those of two threads do not mix.
     ///
     /// It begins with a line end: after a line that a crash left torn, ours would otherwise be read as its tail.
@@ -109,6 +118,7 @@ impl Listings {
 pub(super) fn decode(bytes: &[u8]) -> Listing {
     let mut files = HashMap::new();
     let mut file_count = None;
+    let mut imported = false;
     for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {
             Ok(Line::File { path, oid, size, lfs, crc32c }) if crc32c == checksum(&path, &oid, size, lfs) => {
@@ -117,11 +127,12 @@ pub(super) fn decode(bytes: &[u8]) -> Listing {
                 }
             }
             Ok(Line::Complete { complete: true, files }) => file_count = Some(files),
+            Ok(Line::Imported { imported: true }) => imported = true,
             _ => {}
         }
     }
     let complete = file_count == Some(files.len() as u64);
-    Listing { files, complete }
+    Listing { files, complete, imported }
 }
 
 fn checksum(path: &str, oid: &str, size: u64, lfs: bool) -> u32 {
@@ -135,7 +146,8 @@ pub(super) fn encode(listing: &Listing) -> Vec<u8> {
         Line::File { path: path.into(), oid: file.oid.to_string(), size: file.size, lfs: file.lfs, crc32c }
     };
     let end = listing.complete.then_some(Line::Complete { complete: true, files: listing.files.len() as u64 });
-    written(listing.files.iter().map(|(path, file)| line(path, file)).chain(end))
+    let imported = listing.imported.then_some(Line::Imported { imported: true });
+    written(listing.files.iter().map(|(path, file)| line(path, file)).chain(end).chain(imported))
 }
 
 /// Gives every line of a file its right checksum, for fuzzing.

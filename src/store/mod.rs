@@ -7,6 +7,9 @@
 //! to read (`check`, `is_resident`, `load`, `read`). Beside the objects: [`Records`] keeps API answers, [`Listings`] what is known of
 //! a commit's files, [`Refs`] where revisions point and which repos are open.
 //!
+//! What comes from elsewhere: [`View::stage`] makes a proven object of another store's file, [`Store::take_in`] gives it its name, and
+//! [`Store::learn`] takes a [`Parcel`] of what is known of a commit.
+//!
 //! What goes away again: [`Store::pass`] evicts by [`Limits`], [`Store::make_room`] before a fill, [`Store::remove_repos`] on
 //! demand, [`Store::rename_repo`] when the Hub does; [`Store::touch`] tells what was read, and `pins` what stays. [`View`] is the same directory for reading only, beside the
 //! process that holds it.
@@ -23,12 +26,14 @@ mod examine;
 pub mod format;
 mod fuzz;
 mod hash;
+mod intake;
 pub mod layer;
 mod listing;
 mod live;
 mod lock;
 mod mend;
 mod object;
+mod parcel;
 mod pass;
 mod pins;
 mod place;
@@ -52,9 +57,11 @@ pub use examine::Finding;
 pub use format::fuzz_decode as fuzz_block_file;
 pub use fuzz::{fuzz_file_name, fuzz_listing, fuzz_record};
 pub use hash::{ObjectHasher, git_blob_oid};
+pub use intake::{Container, Given, Staged, Step};
 pub use listing::{ListedFile, Listing, Listings};
 pub use mend::Mended;
 pub use object::Object;
+pub use parcel::{CarriedAccess, CarriedAnswer, CarriedFile, CarriedRef, Parcel};
 pub use pass::{Pass, PassOptions, Sweep};
 pub use pins::Pin;
 pub use records::{BODY_LEN_MAX, Record, RecordKey, Records};

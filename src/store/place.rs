@@ -80,6 +80,11 @@ impl Place {
         self.root.join("tmp").join(format!("{}", self.temp_count.fetch_add(1, Ordering::Relaxed)))
     }
 
+    /// Returns the place of what another process made for the store: see [`super::intake`].
+    pub(super) fn incoming(&self, name: &str) -> PathBuf {
+        self.root.join("tmp").join(name)
+    }
+
     /// Moves `from` to the quarantine, with its reason beside it. Returns false when there is nothing to move.
     pub(super) fn set_aside(&self, from: &Path, name: &str, reason: &str) -> Result<bool, StoreError> {
         // One copy of a name, the latest: an upstream that lies again and again must not fill the disk.
