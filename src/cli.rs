@@ -5,7 +5,10 @@
 
 use crate::{
     commands::{
+        export::Export,
+        import::{Import, Layout},
         keep::{Chosen, Rm},
+        load::Load,
         ls::{Depth, Filter, Format, Ls, Sort},
         pull::{Pull, Wanted},
         verify::Verify,
@@ -13,9 +16,13 @@ use crate::{
     config::Config,
     hub::{RepoId, RepoKind, Revision},
 };
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use http::{HeaderValue, Uri};
-use std::{fs, path::PathBuf};
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// A command whose every argument has been checked.
 #[derive(Debug)]
@@ -27,8 +34,13 @@ pub enum Command {
     Gc { config: Config, dry_run: bool },
     Verify(Config, Verify),
     Pin { config: Config, chosen: Chosen, lift: bool },
-    Status(Uri),
-    StatusOf(PathBuf),
+    Import(Config, Import),
+    Export(Config, Export),
+    Load(Config, Load),
+    Status(Uri, Format),
+    StatusOf(PathBuf, Format),
+    Completions(clap_complete::Shell),
+    Man { verb: Option<String>, dir: Option<PathBuf> },
     Check,
 }
 
@@ -55,14 +67,20 @@ enum Verb {
         #[arg(long)]
         offline: bool,
     },
-    /// Fetch a repository into the cache, through the running mirror of the directory if there is one.
+    /// Fetch repositories into the cache, through the running mirror of the directory if there is one.
+    ///
+    /// One that fails does not keep the others from being fetched; the exit code is 1 then.
     Pull {
-        /// The repository: owner/name.
-        repo: String,
-        /// What kind of repository it is.
-        #[arg(long = "type", value_name = "TYPE", value_enum, default_value = "model")]
-        kind: Kind,
-        /// Branch, tag or commit.
+        /// The repositories: owner/name or datasets/owner/name, each with @revision if it is to have one of its own.
+        #[arg(value_name = "REPO", required_unless_present = "list")]
+        repos: Vec<String>,
+        /// Fetch those that this file names too: one in a line, written as above; `#` begins a comment, `-` reads stdin.
+        #[arg(long, value_name = "FILE")]
+        list: Option<PathBuf>,
+        /// What kind of repositories they are, where they do not say so themselves [default: model].
+        #[arg(long = "type", value_name = "TYPE", value_enum)]
+        kind: Option<Kind>,
+        /// Branch, tag or commit, where they do not say so themselves.
         #[arg(long, default_value = "main")]
         revision: String,
         /// Fetch only files that match; may be given again. `*` also matches slashes.
@@ -150,7 +168,54 @@ enum Verb {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Ask a running mirror whether it is well; prints its answer.
+    /// Take over what DingoSpeed, Olah or the Hugging Face client have on disk. Nothing there is changed.
+    ///
+    /// Every file is proven by its hash. Where the file system can, bytes are shared with the source; else they are copied. Run it again
+    /// when it was broken off: what is here is not read again.
+    Import {
+        /// DingoSpeed's or Olah's `repos`, or ~/.cache/huggingface.
+        dir: PathBuf,
+        /// Only repositories whose name holds this text, or matches this pattern (`meta/*`).
+        filter: Option<String>,
+        /// Whose layout it is; without it that is found out by looking.
+        #[arg(long, value_name = "LAYOUT", value_enum)]
+        from: Option<LayoutName>,
+        /// Say what would be imported, and import nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Let anybody read, also while the Hub cannot be asked, what the source does not say is private or gated.
+        #[arg(long)]
+        open: bool,
+        /// Do not ask the Hub about what the source does not tell: who may read, and which files there are.
+        #[arg(long)]
+        offline: bool,
+        /// Access token of the Hub, with which it is asked about gated and private repositories.
+        #[arg(long, env = "HF_TOKEN", hide_env_values = true)]
+        token: Option<String>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Write repositories into one tar, for a site without a network. Read it there with `load`.
+    Export {
+        #[command(flatten)]
+        named: Named,
+        /// The tar; `-` writes to stdout.
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Take in what `export` wrote. Every file is proven by its hash; run it again when it was broken off.
+    Load {
+        /// The tar; `-` reads stdin.
+        file: PathBuf,
+        /// Say what is in it, and load nothing.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Ask a running mirror whether it is well, and with --repos what it is doing.
     Status {
         /// The mirror's address.
         #[arg(long, default_value = "http://127.0.0.1:8090")]
@@ -158,6 +223,23 @@ enum Verb {
         /// Ask the server of this directory instead, about itself and its disk.
         #[arg(long, value_name = "DIR", conflicts_with = "url")]
         repos: Option<PathBuf>,
+        /// How to print.
+        #[arg(long, value_name = "FORMAT", value_enum, default_value = "table")]
+        format: FormatName,
+    },
+    /// Print a script that completes this program's commands and flags in a shell.
+    Completions {
+        /// The shell: bash, zsh, fish, powershell, elvish.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, of the program or of one command (`dingospeed man import | man -l -`).
+    Man {
+        /// The command.
+        command: Option<String>,
+        /// Write all of them into this directory instead.
+        #[arg(long, value_name = "DIR", conflicts_with = "command")]
+        dir: Option<PathBuf>,
     },
     /// Check the configuration and say everything that is wrong with it, without starting anything.
     Check {
@@ -212,6 +294,13 @@ enum FormatName {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum LayoutName {
+    Dingospeed,
+    Olah,
+    Huggingface,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Kind {
     Model,
     Dataset,
@@ -233,16 +322,20 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
             set(&mut config, "upstream.offline", offline.then_some("true"), &mut mistakes);
             Some(Command::Serve(config))
         }
-        Verb::Pull { repo, kind, revision, include, exclude, token, settings } => {
+        Verb::Pull { repos, list, kind, revision, include, exclude, token, settings } => {
             let config = settings.read(&mut mistakes);
-            let repo = noted(RepoId::parse(kind.into(), &repo), &mut mistakes);
-            let revision = noted(Revision::parse(&revision), &mut mistakes);
-            let wanted = Wanted::new(&include, &exclude, &mut mistakes);
-            let authorization = token.filter(|token| !token.is_empty()).and_then(|token| bearer(&token, &mut mistakes));
-            match (repo, revision) {
-                (Some(repo), Some(revision)) => Some(Command::Pull(config, Pull { repo, revision, wanted, authorization })),
-                _ => None,
+            let mut named = Vec::new();
+            for text in &repos {
+                named.extend(noted(repo_at(kind, text, &revision), &mut mistakes));
             }
+            if let Some(list) = list {
+                read_list(&list, kind, &revision, &mut named, &mut mistakes);
+            }
+            let mut seen = HashSet::new();
+            named.retain(|one| seen.insert(one.clone()));
+            let wanted = Wanted::new(&include, &exclude, &mut mistakes);
+            let authorization = authorization(token, &mut mistakes);
+            Some(Command::Pull(config, Pull { repos: named, wanted, authorization }))
         }
         Verb::Ls { filter, revisions, files, sort, format, quiet, settings } => {
             let config = settings.read(&mut mistakes);
@@ -257,12 +350,7 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
                 SortKey::Used => Sort::Used,
                 SortKey::Name => Sort::Name,
             };
-            let format = match format {
-                _ if quiet => Format::Quiet,
-                FormatName::Table => Format::Table,
-                FormatName::Json => Format::Json,
-                FormatName::Quiet => Format::Quiet,
-            };
+            let format = if quiet { Format::Quiet } else { format.into() };
             Some(Command::Ls(config, Ls { filter, depth, sort, format }))
         }
         Verb::Rm { named, dry_run, yes, settings } => {
@@ -283,13 +371,39 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
             let config = settings.read(&mut mistakes);
             Some(Command::Pin { config, chosen: named.read(&mut mistakes), lift: true })
         }
-        Verb::Status { repos: Some(root), .. } => Some(Command::StatusOf(root)),
-        Verb::Status { url, repos: None } => {
+        Verb::Import { dir, filter, from, dry_run, open, offline, token, settings } => {
+            let mut config = settings.read(&mut mistakes);
+            set(&mut config, "upstream.offline", offline.then_some("true"), &mut mistakes);
+            let filter = filter.and_then(|filter| noted(Filter::parse(&filter), &mut mistakes));
+            let from = from.map(|from| match from {
+                LayoutName::Dingospeed => Layout::DingoSpeed,
+                LayoutName::Olah => Layout::Olah,
+                LayoutName::Huggingface => Layout::HuggingFace,
+            });
+            let authorization = authorization(token, &mut mistakes);
+            Some(Command::Import(config, Import { dir, from, filter, dry_run, open, authorization }))
+        }
+        Verb::Export { named, output, settings } => {
+            let config = settings.read(&mut mistakes);
+            Some(Command::Export(config, Export { chosen: named.read(&mut mistakes), output }))
+        }
+        Verb::Load { file, dry_run, settings } => {
+            Some(Command::Load(settings.read(&mut mistakes), Load { input: file, dry_run }))
+        }
+        Verb::Status { repos: Some(root), format, .. } => Some(Command::StatusOf(root, format.into())),
+        Verb::Status { url, repos: None, format } => {
             let url: Option<Uri> = noted(url.parse().map_err(|error| format!("--url `{url}`: {error}")), &mut mistakes);
             if let Some(url) = url.as_ref().filter(|url| url.scheme_str() != Some("http") || url.host().is_none()) {
                 mistakes.push(format!("--url `{url}`: write http://HOST:PORT; the mirror itself speaks no TLS"));
             }
-            url.map(Command::Status)
+            url.map(|url| Command::Status(url, format.into()))
+        }
+        Verb::Completions { shell } => Some(Command::Completions(shell)),
+        Verb::Man { command, dir } => {
+            if let Some(name) = command.as_ref().filter(|name| Line::command().find_subcommand(name).is_none()) {
+                mistakes.push(format!("there is no command `{name}`"));
+            }
+            Some(Command::Man { verb: command, dir })
         }
         Verb::Check { settings } => {
             settings.read(&mut mistakes);
@@ -319,6 +433,79 @@ fn repo(kind: Option<Kind>, text: &str) -> Result<RepoId, String> {
         (kind, _) => RepoId::parse(kind.unwrap_or(Kind::Model).into(), text),
     };
     repo.map_err(|error| error.to_string())
+}
+
+/// Reads a repo as [`repo`] does, with the `@revision` behind it if there is one.
+fn repo_at(kind: Option<Kind>, text: &str, revision: &str) -> Result<(RepoId, Revision), String> {
+    let (name, revision) = text.split_once('@').unwrap_or((text, revision));
+    let revision = Revision::parse(revision).map_err(|error| format!("{text}: {error}"))?;
+    Ok((repo(kind, name)?, revision))
+}
+
+/// Reads the repos that a file names; its mistakes are told with their lines.
+fn read_list(
+    path: &Path,
+    kind: Option<Kind>,
+    revision: &str,
+    repos: &mut Vec<(RepoId, Revision)>,
+    mistakes: &mut Vec<String>,
+) {
+    let shown = path.display();
+    let text = match path == Path::new("-") {
+        true => io::read_to_string(io::stdin()),
+        false => fs::read_to_string(path),
+    };
+    let Some(text) = noted(text.map_err(|error| format!("--list {shown}: {error}")), mistakes) else { return };
+    let before = repos.len() + mistakes.len();
+    for (index, line) in text.lines().enumerate() {
+        // No name holds a `#`; a revision might, but not after a space.
+        let line = line.split_once(" #").map_or(line, |(line, _)| line).trim();
+        if !line.is_empty() && !line.starts_with('#') {
+            let read = repo_at(kind, line, revision).map_err(|error| format!("--list {shown}:{}: {error}", index + 1));
+            repos.extend(noted(read, mistakes));
+        }
+    }
+    if repos.len() + mistakes.len() == before {
+        mistakes.push(format!("--list {shown}: it names no repository"));
+    }
+}
+
+fn authorization(token: Option<String>, mistakes: &mut Vec<String>) -> Option<HeaderValue> {
+    token.filter(|token| !token.is_empty()).and_then(|token| bearer(&token, mistakes))
+}
+
+/// Writes the script with which a shell completes our commands.
+pub fn completions(shell: clap_complete::Shell, output: &mut dyn io::Write) {
+    clap_complete::generate(shell, &mut Line::command(), "dingospeed", output);
+}
+
+/// Writes the manual page of the program, or of one of its commands.
+pub fn man(verb: Option<&str>, output: &mut dyn io::Write) -> io::Result<()> {
+    let mut line = Line::command().disable_help_subcommand(true);
+    // Gives the commands their full names and the flags that all have.
+    line.build();
+    let page = match verb.and_then(|verb| line.find_subcommand(verb)) {
+        None => line,
+        Some(command) => {
+            let name = format!("dingospeed-{}", command.get_name());
+            command.clone().display_name(name)
+        }
+    };
+    clap_mangen::Man::new(page).render(output)
+}
+
+/// Writes all manual pages into a directory, which is made. Returns how many.
+pub fn man_pages(dir: &Path) -> io::Result<usize> {
+    fs::create_dir_all(dir)?;
+    let line = Line::command();
+    let verbs: Vec<Option<&str>> = line.get_subcommands().map(|verb| Some(verb.get_name())).chain([None]).collect();
+    for verb in &verbs {
+        let name = verb.map_or_else(|| "dingospeed.1".to_owned(), |verb| format!("dingospeed-{verb}.1"));
+        let mut page = Vec::new();
+        man(*verb, &mut page)?;
+        fs::write(dir.join(name), page)?;
+    }
+    Ok(verbs.len())
 }
 
 impl Settings {
@@ -385,6 +572,16 @@ fn bearer(token: &str, mistakes: &mut Vec<String>) -> Option<HeaderValue> {
     Some(value)
 }
 
+impl From<FormatName> for Format {
+    fn from(format: FormatName) -> Format {
+        match format {
+            FormatName::Table => Format::Table,
+            FormatName::Json => Format::Json,
+            FormatName::Quiet => Format::Quiet,
+        }
+    }
+}
+
 impl From<Kind> for RepoKind {
     fn from(kind: Kind) -> RepoKind {
         match kind {
@@ -398,7 +595,6 @@ impl From<Kind> for RepoKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn line(words: &str) -> Result<Command, Vec<String>> {
         check(Line::try_parse_from(words.split(' ')).unwrap().verb)
@@ -447,6 +643,38 @@ mod tests {
     }
 
     #[test]
+    fn repos_are_pulled_from_a_list_and_each_once() {
+        let list = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&list, "# ours\n\n org/a \ndatasets/org/d@v1.0 # weekly\nmodels/gpt2@refs/pr/1\n").unwrap();
+        let asked = line(&format!("x pull org/a b@dev --revision r --list {}", list.path().display()));
+        let Ok(Command::Pull(_, pull)) = asked else { panic!("{asked:?}") };
+        let named: Vec<String> = pull.repos.iter().map(|(repo, revision)| format!("{repo}@{revision}")).collect();
+        assert_eq!(named, ["models/org/a@r", "models/b@dev", "datasets/org/d@v1.0", "models/gpt2@refs/pr/1"]);
+        fs::write(&list, "a/b/c\n#\nx@..\n").unwrap();
+        let told = line(&format!("x pull --list {}", list.path().display())).unwrap_err();
+        assert!(told.len() == 2 && told[0].contains(":1: ") && told[1].contains(":3: "), "{told:?}");
+        fs::write(&list, "# none\n").unwrap();
+        assert!(line(&format!("x pull --list {}", list.path().display())).unwrap_err()[0].contains("names no repo"));
+    }
+
+    #[test]
+    fn every_command_has_a_page_and_every_shell_a_script() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = man_pages(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), count);
+        let page = fs::read_to_string(dir.path().join("dingospeed-import.1")).unwrap();
+        assert!(page.contains("dingospeed\\-import") && page.contains("dry\\-run"), "{page}");
+        let top = fs::read_to_string(dir.path().join("dingospeed.1")).unwrap();
+        assert!(top.contains("export") && top.contains("load"), "{top}");
+        for shell in clap_complete::Shell::value_variants() {
+            let mut script = Vec::new();
+            completions(*shell, &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("dry-run") && script.contains("import"), "{shell}: {script}");
+        }
+    }
+
+    #[test]
     fn every_mistake_is_told_at_once() {
         fn check(words: &str, expected: &[&str]) {
             let mistakes = line(words).unwrap_err();
@@ -459,7 +687,10 @@ mod tests {
             "x serve --listen here --upstream ftp://x --set server.threds=4 --set nonsense --config /nowhere",
             &["/nowhere", "server.threads", "KEY=VALUE", "upstream.url", "server.listen"],
         );
-        check("x pull a/b/c --revision .. --include [ --exclude {", &["a/b/c", "revision", "--include", "--exclude"]);
+        check("x pull a/b/c --revision .. --include [ --exclude {", &["revision", "--include", "--exclude"]);
+        check("x pull a/b/c d/e@.. --list /nowhere", &["a/b/c", "d/e@..", "/nowhere"]);
+        check("x import /x [ --set store.repos=", &["store.repos", "FILTER"]);
+        check("x man dance", &["dance"]);
         check("x rm a/b/c models/.. --revision a//b --repos=", &["store.repos", "a/b/c", "`..`", "a//b"]);
         check("x ls [ --set eviction.strategy=mru", &["eviction.strategy", "FILTER"]);
         check("x status --url https://x", &["no TLS"]);

@@ -3,12 +3,15 @@
 use dingospeed::{
     admin::{AskError, Keeper},
     cli::{self, Command},
-    commands::{keep, ls, pull, status, verify},
+    commands::{export, import, keep, load, ls, pull, status, verify},
     config::Config,
     server::{self, Ended},
     store::{StoreOptions, View},
 };
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 /// A request makes some hundred small allocations; with glibc's own allocator a small hit costs a fifth more CPU.
 #[global_allocator]
@@ -30,8 +33,20 @@ fn main() -> ExitCode {
         }
         Ok(Command::Verify(config, asked)) => beside(&config, |view| verify::run(view, &asked, || find_keeper(&config))),
         Ok(Command::Pin { config, chosen, lift }) => beside(&config, |view| keep::pin(view, &chosen, lift)),
-        Ok(Command::Status(url)) => status::run(&url),
-        Ok(Command::StatusOf(root)) => status::of_directory(&root),
+        Ok(Command::Import(config, asked)) => take_over(config, &asked),
+        Ok(Command::Export(config, asked)) => beside(&config, |view| export::run(view, &asked)),
+        Ok(Command::Load(config, asked)) => {
+            start_log("warn");
+            load::run(&config, &asked, || find_keeper(&config))
+        }
+        Ok(Command::Status(url, format)) => status::run(&url, format),
+        Ok(Command::StatusOf(root, format)) => status::of_directory(&root, format),
+        Ok(Command::Completions(shell)) => printed(|output| {
+            cli::completions(shell, output);
+            Ok(())
+        }),
+        Ok(Command::Man { dir: Some(dir), .. }) => printed(|output| writeln!(output, "wrote {} pages", cli::man_pages(&dir)?)),
+        Ok(Command::Man { verb, .. }) => printed(|output| cli::man(verb.as_deref(), output)),
         Ok(Command::Check) => {
             println!("ok");
             ExitCode::SUCCESS
@@ -67,6 +82,27 @@ fn fetch(config: Config, asked: &pull::Pull) -> ExitCode {
             pull::run(asked, mirror.address())
         }
         Err(error) => failed(&error),
+    }
+}
+
+fn take_over(config: Config, asked: &import::Import) -> ExitCode {
+    start_log("error");
+    let mirror = || match server::mirror_for(&config) {
+        Ok(mirror) => {
+            let address = mirror.address();
+            Ok((Box::new(mirror) as Box<dyn std::any::Any>, address))
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    import::run(&config, asked, || find_keeper(&config), mirror)
+}
+
+/// Prints what a script may want; a reader that has seen enough (`| head`) is no fault.
+fn printed(print: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> ExitCode {
+    let mut text = Vec::new();
+    match print(&mut text).and_then(|()| io::stdout().write_all(&text)) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failed(&error),
+        _ => ExitCode::SUCCESS,
     }
 }
 

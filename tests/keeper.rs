@@ -152,7 +152,7 @@ async fn removes(setup: &Setup, mirror: Option<&Mirror>) {
     assert_eq!(setup.hub.cdn_bytes(), fetched + setup.large.len() as u64);
     assert!(setup.blob(&setup.large_oid).exists());
     mirror.wait_log("ordered {").await;
-    let status: Value = serde_json::from_str(&setup.ok(&["status"]).await).expect("JSON");
+    let status: Value = serde_json::from_str(&setup.ok(&["status", "--format", "json"]).await).expect("JSON");
     assert_eq!(status["pid"].as_u64(), Some(mirror.pid().into()));
     assert!(status["kept_bytes"].as_u64() >= Some(setup.large.len() as u64), "{status}");
 }

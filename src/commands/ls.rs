@@ -67,7 +67,7 @@ impl Filter {
         glob.map(|glob| Filter::Matches(glob.compile_matcher())).map_err(|error| format!("FILTER {text}: {}", error.kind()))
     }
 
-    fn admits(&self, id: &str) -> bool {
+    pub(super) fn admits(&self, id: &str) -> bool {
         match self {
             Filter::Holds(text) => id.to_lowercase().contains(text),
             // The kind need not be written.

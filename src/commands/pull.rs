@@ -1,10 +1,11 @@
-//! `dingospeed pull`: has a mirror fetch the files of a repo, by reading them all and dropping the bytes.
+//! `dingospeed pull`: has a mirror fetch the files of repos, one repo after the other, by reading them all and dropping the bytes.
 //!
 //! It asks what huggingface_hub asks: the commit of the revision, the listing at that commit page by page, then each file.
 //! A file that breaks off goes on from where it was.
 
 use super::{
     client::{AskError, Client, next_piece},
+    counted, failed,
     progress::Progress,
 };
 use crate::hub::{ApiTarget, Commit, RepoId, Revision, TreeFile, parse_info, parse_tree};
@@ -28,8 +29,8 @@ const PAGES_MAX: usize = 10_000;
 /// What to pull.
 #[derive(Debug)]
 pub struct Pull {
-    pub repo: RepoId,
-    pub revision: Revision,
+    /// Each once, in the order they were named.
+    pub repos: Vec<(RepoId, Revision)>,
     pub wanted: Wanted,
     /// `Bearer ..`
     pub authorization: Option<HeaderValue>,
@@ -70,32 +71,54 @@ fn set_of(flag: &str, patterns: &[String], mistakes: &mut Vec<String>) -> GlobSe
     })
 }
 
-/// Pulls through this mirror. One line on stdout when all is here; else the list of what failed on stderr, and code 1.
+/// Pulls through this mirror. A line on stdout for each repo that is all here, and for each that is not a line on stderr and the
+/// list of what failed; the others are pulled all the same. Code 1 when any failed.
 pub fn run(asked: &Pull, mirror: SocketAddr) -> ExitCode {
     let began = Instant::now();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("dingospeed: cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(&format!("cannot start: {error}")),
     };
-    let name = asked.repo.name();
-    match runtime.block_on(pull(asked, mirror)) {
+    let client = Arc::new(Client::new(mirror, asked.authorization.clone()));
+    let mut lacking = Vec::new();
+    let mut total = (0, 0);
+    for (repo, revision) in &asked.repos {
+        match runtime.block_on(pull(&client, repo, revision, &asked.wanted)) {
+            Ok((file_count, len)) => total = (total.0 + file_count as u64, total.1 + len),
+            Err(()) => lacking.push(format!("{repo}@{revision}")),
+        }
+    }
+    let repo_count = asked.repos.len() as u64;
+    if repo_count > 1 {
+        let (files, seconds) = (counted(total.0, "file"), began.elapsed().as_secs_f64());
+        let done = repo_count - lacking.len() as u64;
+        println!("pulled {done} of {}: {files}, {} in {seconds:.1} s", counted(repo_count, "repo"), HumanBytes(total.1));
+        if !lacking.is_empty() {
+            eprintln!("dingospeed: not pulled: {}", lacking.join(", "));
+        }
+    }
+    if lacking.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Pulls one repo and says how it went. Returns the number of its files and their length together.
+async fn pull(client: &Arc<Client>, repo: &RepoId, revision: &Revision, wanted: &Wanted) -> Result<(usize, u64), ()> {
+    let began = Instant::now();
+    let name = repo.name();
+    match fetch(client, repo, revision, wanted).await {
         Err(why) => {
-            eprintln!("dingospeed: {name}@{}: {why}", asked.revision);
-            ExitCode::FAILURE
+            eprintln!("dingospeed: {name}@{revision}: {why}");
+            Err(())
         }
         Ok(pulled) if !pulled.failed.is_empty() => {
             eprintln!("dingospeed: {name}@{}: {} of {} files failed:", pulled.commit, pulled.failed.len(), pulled.file_count);
             pulled.failed.iter().for_each(|(path, why)| eprintln!("  {path}: {why}"));
-            ExitCode::FAILURE
+            Err(())
         }
         Ok(Pulled { commit, file_count, len, .. }) => {
-            let files = if file_count == 1 { "file" } else { "files" };
+            let files = counted(file_count as u64, "file");
             let seconds = began.elapsed().as_secs_f64();
-            println!("pulled {name}@{commit}: {file_count} {files}, {} in {seconds:.1} s", HumanBytes(len));
-            ExitCode::SUCCESS
+            println!("pulled {name}@{commit}: {files}, {} in {seconds:.1} s", HumanBytes(len));
+            Ok((file_count, len))
         }
     }
 }
@@ -109,9 +132,8 @@ struct Pulled {
     failed: Vec<(String, String)>,
 }
 
-async fn pull(asked: &Pull, mirror: SocketAddr) -> Result<Pulled, String> {
-    let client = Arc::new(Client::new(mirror, asked.authorization.clone()));
-    let (commit, files) = list(&client, asked).await?;
+async fn fetch(client: &Arc<Client>, repo: &RepoId, revision: &Revision, wanted: &Wanted) -> Result<Pulled, String> {
+    let (commit, files) = list(client, repo, revision, wanted).await?;
     let file_count = files.len();
     let len = files.iter().map(|file| file.size).sum();
     let progress = Arc::new(Progress::new(len));
@@ -119,7 +141,7 @@ async fn pull(asked: &Pull, mirror: SocketAddr) -> Result<Pulled, String> {
     let seats = Arc::new(Semaphore::new(FILES_MAX));
     let mut running = JoinSet::new();
     for file in files {
-        let target = ApiTarget::resolve(&asked.repo, &revision, &file.path).upstream_path_and_query();
+        let target = ApiTarget::resolve(repo, &revision, &file.path).upstream_path_and_query();
         let (client, progress, seats) = (client.clone(), progress.clone(), seats.clone());
         running.spawn(async move {
             let _seat = seats.acquire().await;
@@ -144,19 +166,24 @@ async fn pull(asked: &Pull, mirror: SocketAddr) -> Result<Pulled, String> {
 }
 
 /// Returns the commit of the revision, and the wanted files there.
-async fn list(client: &Client, asked: &Pull) -> Result<(Commit, Vec<TreeFile>), String> {
-    let info = ApiTarget::info(&asked.repo, &asked.revision).upstream_path_and_query();
+async fn list(
+    client: &Client,
+    repo: &RepoId,
+    revision: &Revision,
+    wanted: &Wanted,
+) -> Result<(Commit, Vec<TreeFile>), String> {
+    let info = ApiTarget::info(repo, revision).upstream_path_and_query();
     let (json, _) = patiently(|| client.page(&info)).await?;
     let facts = parse_info(&json).map_err(|error| error.to_string())?;
     let commit = facts.sha.ok_or("the answer names no commit")?;
 
     let mut files = Vec::new();
-    let mut next = Some(ApiTarget::whole_tree(&asked.repo, &commit.into()).upstream_path_and_query());
+    let mut next = Some(ApiTarget::whole_tree(repo, &commit.into()).upstream_path_and_query());
     let mut pages = HashSet::new();
     while let Some(target) = next {
         let (json, link) = patiently(|| client.page(&target)).await?;
         let page = parse_tree(&json).map_err(|error| format!("{error}; --token or HF_TOKEN may open it"))?;
-        files.extend(page.into_iter().filter(|file| asked.wanted.holds(file.path.as_str())));
+        files.extend(page.into_iter().filter(|file| wanted.holds(file.path.as_str())));
         pages.insert(target);
         next = link;
         if pages.len() > PAGES_MAX || next.as_ref().is_some_and(|target| pages.contains(target)) {

@@ -1,21 +1,36 @@
-//! `dingospeed status`: asks a running mirror whether it is well, by its address or by its directory.
+//! `dingospeed status`: asks a running mirror whether it is well, by its address; or by its directory, and then what it is doing.
 
 use super::{
     client::{AskError, Client, whole},
-    failed,
+    counted, failed,
+    ls::Format,
+    table::Table,
 };
-use crate::admin;
+use crate::admin::{self, Activity, Answer, Request, Status};
 use http::Uri;
-use std::{path::Path, process::ExitCode, time::Duration};
+use indicatif::HumanBytes;
+use serde_json::json;
+use std::{
+    path::Path,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// A mirror that is well answers at once.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Speed is measured over this time.
+const MEASURED_FOR: Duration = Duration::from_millis(500);
 
 /// Prints the mirror's answer to stdout; without a good one says why on stderr and fails.
-pub fn run(mirror: &Uri) -> ExitCode {
+pub fn run(mirror: &Uri, format: Format) -> ExitCode {
     match ask(mirror) {
         Ok(answer) => {
-            println!("{}", answer.trim_end());
+            match format {
+                Format::Table => println!("{}", answer.trim_end()),
+                Format::Json => println!("{}", json!({ "url": mirror.to_string(), "answer": answer.trim_end() })),
+                Format::Quiet => {}
+            }
             ExitCode::SUCCESS
         }
         Err(why) => {
@@ -25,16 +40,102 @@ pub fn run(mirror: &Uri) -> ExitCode {
     }
 }
 
-/// Prints what the server that has this directory tells of itself and its disk, as JSON.
-pub fn of_directory(root: &Path) -> ExitCode {
-    match admin::ask(root, &admin::Request::Status) {
-        Ok(admin::Answer::Status(status)) => {
-            println!("{}", serde_json::json!(status));
-            ExitCode::SUCCESS
-        }
-        Ok(other) => failed(&format!("the server answered something else: {other:?}")),
-        Err(error) => failed(&format!("no server takes orders in {}: {error}", root.display())),
+/// Prints what the server that has this directory tells of itself, its disk and its work.
+pub fn of_directory(root: &Path, format: Format) -> ExitCode {
+    let status = match admin::ask(root, &Request::Status) {
+        Ok(Answer::Status(status)) => status,
+        Ok(other) => return failed(&format!("the server answered something else: {other:?}")),
+        Err(error) => return failed(&format!("no server takes orders in {}: {error}", root.display())),
+    };
+    if format == Format::Quiet {
+        return ExitCode::SUCCESS;
     }
+    let work = match work(root) {
+        Ok(work) => work,
+        Err(why) => return failed(&why),
+    };
+    match format {
+        Format::Json => println!("{}", json_of(&status, &work)),
+        _ => print!("{}", table(&status, &work)),
+    }
+    ExitCode::SUCCESS
+}
+
+/// What the server does, and bytes per second to clients and from upstream.
+struct Work {
+    activity: Activity,
+    sent_per_second: u64,
+    received_per_second: u64,
+}
+
+fn work(root: &Path) -> Result<Work, String> {
+    let read = || match admin::ask(root, &Request::Activity) {
+        Ok(Answer::Activity(activity)) => Ok(activity),
+        Ok(other) => Err(format!("the server answered something else: {other:?}")),
+        Err(error) => Err(format!("the server does not tell what it is doing: {error}")),
+    };
+    let (began, before) = (Instant::now(), read()?);
+    thread::sleep(MEASURED_FOR);
+    let activity = read()?;
+    let per_second = |before: u64, now: u64| (now.saturating_sub(before) as f64 / began.elapsed().as_secs_f64()) as u64;
+    Ok(Work {
+        sent_per_second: per_second(before.sent.to_clients, activity.sent.to_clients),
+        received_per_second: per_second(before.sent.from_upstream, activity.sent.from_upstream),
+        activity,
+    })
+}
+
+fn json_of(status: &Status, work: &Work) -> serde_json::Value {
+    let mut value = json!(status);
+    value["activity"] = json!(work.activity);
+    value["activity"]["hit_percent"] = json!(work.activity.hit_percent());
+    value["activity"]["sent_per_second"] = json!(work.sent_per_second);
+    value["activity"]["received_per_second"] = json!(work.received_per_second);
+    value
+}
+
+fn table(status: &Status, work: &Work) -> String {
+    let bytes = HumanBytes;
+    let Work { activity, sent_per_second, received_per_second } = work;
+    let upstreams: Vec<String> = activity
+        .upstreams
+        .iter()
+        .map(|one| format!("{} {}", one.name, if one.up { "up" } else { "DOWN" }))
+        .chain(activity.upstreams.is_empty().then(|| "not asked yet".to_owned()))
+        .collect();
+    let mut table = Table::new(&["WHAT", "NOW"]);
+    table.row(["server".into(), format!("pid {}, version {}", status.pid, status.version)]);
+    table.row([
+        "disk".into(),
+        format!("{} kept, {} free of {}", bytes(status.kept_bytes), bytes(status.free_bytes), bytes(status.total_bytes)),
+    ]);
+    let (requests, connections) = (counted(activity.requests, "request"), counted(activity.connections, "connection"));
+    table.row(["clients".into(), format!("{requests} on {connections}")]);
+    table.row(["flights".into(), activity.flights.to_string()]);
+    table.row([
+        "speed".into(),
+        format!("{}/s to clients, {}/s from upstream", bytes(*sent_per_second), bytes(*received_per_second)),
+    ]);
+    table.row([
+        "traffic".into(),
+        format!("{} to clients, {} from upstream", bytes(activity.sent.to_clients), bytes(activity.sent.from_upstream)),
+    ]);
+    let hits = activity.hit_percent().map_or("-".to_owned(), |percent| format!("{percent}% of the blocks that were wanted"));
+    table.row(["hits".into(), hits]);
+    table.row([
+        "upstream".into(),
+        format!(
+            "{}; {} of {} failed",
+            upstreams.join(", "),
+            activity.upstream_failures,
+            counted(activity.upstream_requests, "request")
+        ),
+    ]);
+    table.row([
+        "trouble".into(),
+        format!("{} found, {} of the disk", counted(activity.broken, "broken piece"), counted(activity.disk_errors, "error")),
+    ]);
+    table.text()
 }
 
 fn ask(mirror: &Uri) -> Result<String, String> {

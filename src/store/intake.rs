@@ -66,7 +66,6 @@ pub struct Staged {
     path: PathBuf,
     /// Holds the lock by which others see that somebody works on it.
     _file: File,
-    pub oid: Oid,
     pub size: u64,
     /// Its bytes are shared with the other store's file and take no room of their own.
     pub shared: bool,
@@ -117,7 +116,7 @@ impl View {
     ) -> Result<Staged, StoreError> {
         let (path, file) = self.staging_file()?;
         let io = |error| StoreError::io("import", oid, error);
-        let mut staged = Staged { path, _file: file.try_clone().map_err(io)?, oid: *oid, size: 0, shared: false };
+        let mut staged = Staged { path, _file: file.try_clone().map_err(io)?, size: 0, shared: false };
         (staged.size, staged.shared) = fill(&file, given, oid, block_size, progress)?;
         let mut before = 0;
         let mut hashed = |so_far: u64| {
@@ -140,10 +139,10 @@ impl View {
     }
 
     /// Keeps a text for [`Store::learn_staged`], which is too long for an order.
-    pub fn stage_text(&self, oid: &Oid, text: &[u8]) -> Result<Staged, StoreError> {
+    pub fn stage_text(&self, text: &[u8]) -> Result<Staged, StoreError> {
         let (path, mut file) = self.staging_file()?;
         file.write_all(text).map_err(|error| StoreError::io("write", path.display(), error))?;
-        Ok(Staged { path, _file: file, oid: *oid, size: text.len() as u64, shared: false })
+        Ok(Staged { path, _file: file, size: text.len() as u64, shared: false })
     }
 
     /// Tells whether the store can share this file's bytes instead of copying them.

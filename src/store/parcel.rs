@@ -76,6 +76,11 @@ struct Checked {
 }
 
 impl Parcel {
+    /// Tells whether its every word is one. `Misuse` says which is not.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        self.check().map(drop)
+    }
+
     fn check(&self) -> Result<Checked, StoreError> {
         let bad = |what: &str| StoreError::misuse(format!("learn of {}@{}: {what}", self.repo, self.commit));
         let (kind, name) = self.repo.split_once('/').ok_or_else(|| bad("this names no repo"))?;
