@@ -6,6 +6,7 @@ mod harness; // the mirror as a process, an HTTP client that hides nothing, Pyth
 
 mod access; // who may read what, in every state of repo, caller and cache; and while the Hub is down
 mod api; // the API's listings and small answers, refusals and their codes, gates
+mod carry; // export and load: a tar for sites without a Hub, and hostile ones
 mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos, every error class, HfFileSystem
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
 mod contract; // the Hub's contract, row by row: endpoints, names, errors, freshness, writes, rules
@@ -19,6 +20,7 @@ mod files; // one file in every shape of URL: headers, ranges, conditions
 mod flights; // the state machine of flights in every order of events
 mod fuzz; // the fuzz targets' entry points on stable, a moment each
 mod hostile; // clients that mean harm: slow, greedy, malformed, many
+mod import; // stores of DingoSpeed and Olah, caches of huggingface_hub: taken over, then downloaded without a Hub
 mod keeper; // ls, rm, verify, gc and pin, beside a server and alone
 mod matrix; // every fault of upstream against every way of asking
 mod offline; // whole repos for every generation of clients without the Hub, after a restart, and what was pulled

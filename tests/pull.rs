@@ -48,6 +48,29 @@ async fn a_repo_that_is_not_there_is_told_with_exit_code_1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_repos_are_pulled_and_one_that_fails_does_not_stop_the_others() {
+    let hub = FakeHub::start().await;
+    for name in ["acme/one", "acme/two"] {
+        hub.model(name).file("config.json", name).commit("first");
+    }
+    hub.dataset("acme/data").lfs("d.bin", noise(9, 70_000)).commit("first").tag("v1");
+    let dir = tempfile::tempdir().unwrap();
+    let (repos, url, list) = (dir.path().join("repos"), hub.url(), dir.path().join("list"));
+    std::fs::write(&list, "# each week\nacme/two\ndatasets/acme/data@v1   # the tag\nacme/one\n").unwrap();
+    let (repos_text, list_text) = (repos.display().to_string(), list.display().to_string());
+    let args = ["pull", "acme/none", "acme/one", "--list", &list_text, "--repos", &repos_text, "--upstream", &url];
+    let (code, stderr, stdout) = dingospeed(&args, &[]).await;
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stderr.contains("not pulled: models/acme/none@main"), "{stderr}");
+    assert!(stdout.contains("pulled 3 of 4 repos: 3 files"), "{stdout}");
+    let (_, _, listed) = dingospeed(&["ls", "--quiet", "--repos", &repos_text], &[]).await;
+    assert_eq!(listed, "models/acme/one\nmodels/acme/two\ndatasets/acme/data\n");
+    let (code, _, stdout) = dingospeed(&["pull", "--list", &list_text, "--repos", &repos_text, "--upstream", &url], &[]).await;
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("pulled 3 of 3 repos"), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_that_was_broken_off_goes_on_where_it_was() {
     const SIZE: u64 = 24 << 20;
     let hub = FakeHub::start().await;
