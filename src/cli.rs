@@ -73,7 +73,7 @@ enum Verb {
     Pull {
         /// The repositories: owner/name or datasets/owner/name, each with @revision if it is to have one of its own.
         #[arg(value_name = "REPO", required_unless_present = "list")]
-        repos: Vec<String>,
+        names: Vec<String>,
         /// Fetch those that this file names too: one in a line, written as above; `#` begins a comment, `-` reads stdin.
         #[arg(long, value_name = "FILE")]
         list: Option<PathBuf>,
@@ -322,10 +322,10 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
             set(&mut config, "upstream.offline", offline.then_some("true"), &mut mistakes);
             Some(Command::Serve(config))
         }
-        Verb::Pull { repos, list, kind, revision, include, exclude, token, settings } => {
+        Verb::Pull { names, list, kind, revision, include, exclude, token, settings } => {
             let config = settings.read(&mut mistakes);
             let mut named = Vec::new();
-            for text in &repos {
+            for text in &names {
                 named.extend(noted(repo_at(kind, text, &revision), &mut mistakes));
             }
             if let Some(list) = list {
@@ -443,13 +443,7 @@ fn repo_at(kind: Option<Kind>, text: &str, revision: &str) -> Result<(RepoId, Re
 }
 
 /// Reads the repos that a file names; its mistakes are told with their lines.
-fn read_list(
-    path: &Path,
-    kind: Option<Kind>,
-    revision: &str,
-    repos: &mut Vec<(RepoId, Revision)>,
-    mistakes: &mut Vec<String>,
-) {
+fn read_list(path: &Path, kind: Option<Kind>, revision: &str, repos: &mut Vec<(RepoId, Revision)>, mistakes: &mut Vec<String>) {
     let shown = path.display();
     let text = match path == Path::new("-") {
         true => io::read_to_string(io::stdin()),

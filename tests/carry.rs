@@ -157,7 +157,8 @@ async fn what_means_harm_is_refused() {
         })
     };
     let manifest = |parcel: Value, size: u64| {
-        json!({ "dingospeed_export": 1, "program": "x", "objects": [{ "oid": good, "size": size }], "parcels": [parcel] }).to_string()
+        json!({ "dingospeed_export": 1, "program": "x", "objects": [{ "oid": good, "size": size }], "parcels": [parcel] })
+            .to_string()
     };
     let len = content.len() as u64;
     let sound = manifest(parcel("w.bin", "models/evil/m", json!([])), len);
@@ -204,7 +205,8 @@ async fn what_means_harm_is_refused() {
         let (code, stderr, stdout) = setup.run("there", &["load", &setup.tar("evil.tar")]).await;
         assert_eq!(code, Some(1), "{why}: {stdout}");
         assert!(stderr.contains(why), "`{why}` in {stderr}");
-        let nothing = !setup.path("there").exists() || std::fs::read_dir(setup.path("there").join("files")).expect("files/").count() == 0;
+        let nothing =
+            !setup.path("there").exists() || std::fs::read_dir(setup.path("there").join("files")).expect("files/").count() == 0;
         assert!(nothing, "{why}: something was learned");
     }
     // A tar that was cut in the middle of an object.
@@ -228,7 +230,10 @@ async fn what_is_broken_here_does_not_leave() {
     let tar = setup.tar("x.tar");
     let (code, stderr, _) = setup.run("here", &["export", "acme/open", "--output", &tar]).await;
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("verify --repair") && !setup.path("x.tar").exists() && !setup.path("x.tar.part").exists(), "{stderr}");
+    assert!(
+        stderr.contains("verify --repair") && !setup.path("x.tar").exists() && !setup.path("x.tar.part").exists(),
+        "{stderr}"
+    );
     let (code, stderr, _) = setup.run("here", &["export", "acme/none", "--output", &tar]).await;
     assert_eq!(code, Some(1));
     assert!(stderr.contains("not kept here: models/acme/none"), "{stderr}");

@@ -178,7 +178,8 @@ async fn what_is_broken_or_not_whole_stays_out() {
     let setup = Setup::new();
     let (code, stderr, stdout) = setup.import(store.root(), None, &[]).await;
     assert_eq!(code, Some(1), "what is broken is told by the code: {stderr}{stdout}");
-    let line = |name: &str| stdout.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name} in {stdout}")).to_owned();
+    let line =
+        |name: &str| stdout.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name} in {stdout}")).to_owned();
     assert!(line("/flipped.bin").contains("hash to"), "{stdout}");
     assert!(line("/half.bin").contains("2 of 3 blocks"), "{stdout}");
     assert!(line("/short.bin").contains("not whole"), "{stdout}");
@@ -212,10 +213,12 @@ async fn closed_repos_stay_closed() {
     }
 }
 
-/// Fills the cache of a real client from a fake Hub.
+/// Fills the cache of a real client, by way of another mirror: the fake Hub's CDN has the Hub's own host name, with which clients
+/// from 1.30 on do not get along.
 async fn cached(hub: &FakeHub, setup: &Setup, venv: &'static str) -> PathBuf {
     let home = setup.path(&format!("user-{venv}"));
-    let user = Python::new(venv, &hub.url(), &home).env("HF_HUB_DISABLE_XET", "1");
+    let mirror = Mirror::start(hub).await;
+    let user = Python::new(venv, mirror.url(), &home);
     let cache = home.join("hub");
     let text = cache.display().to_string();
     user.json("snapshot.py", &["model", "acme/cached", "main", &text]).await;
@@ -225,7 +228,8 @@ async fn cached(hub: &FakeHub, setup: &Setup, venv: &'static str) -> PathBuf {
 
 fn cached_hub(hub: &FakeHub) -> (Value, Value) {
     let weights = noise(21, MIB as usize + 9).to_vec();
-    let model = hub.model("acme/cached").file("config.json", config()).file("a/empty", b"").lfs("w.bin", &weights).commit("first");
+    let model =
+        hub.model("acme/cached").file("config.json", config()).file("a/empty", b"").lfs("w.bin", &weights).commit("first");
     let data = hub.dataset("acme/cached").lfs("d.parquet", noise(22, 9000)).file("README.md", "# d").commit("first").tag("v1");
     let model = json!({ "commit": model.sha(), "files": {
         "config.json": file(&config(), false), "a/empty": file(b"", false), "w.bin": file(&weights, true),
@@ -287,7 +291,7 @@ async fn a_hub_cache_at_a_site_without_a_hub_is_opened_by_its_admin() {
         }
         // Releases before 1.22 do not write down which files there are.
         let absent = mirror.get("/acme/cached/resolve/main/none.txt").await;
-        let expected = if venv == "hub-0.36.2" { 504 } else { 404 };
+        let expected = if venv == "hub-0.36.2" { 503 } else { 404 };
         assert_eq!(absent.status, expected, "{venv}: {}", absent.text());
     }
 }
@@ -295,20 +299,24 @@ async fn a_hub_cache_at_a_site_without_a_hub_is_opened_by_its_admin() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn private_repos_of_a_cache_are_given_to_those_whom_the_hub_lets_in() {
     let hub = FakeHub::start().await;
-    hub.model("acme/secret").file("config.json", config()).commit("first").private().grant("hf_member");
+    let secret = noise(41, 5000).to_vec();
+    hub.model("acme/secret").lfs("w.bin", &secret).commit("first").private().grant("hf_member");
     let setup = Setup::new();
     let home = setup.path("user");
     let cache = home.join("hub").display().to_string();
-    let user = Python::new("hub-2.4.0", &hub.url(), &home).env("HF_TOKEN", "hf_member").env("HF_HUB_DISABLE_XET", "1");
+    let mirror = Mirror::start(&hub).await;
+    let user = Python::new("hub-2.4.0", mirror.url(), &home).env("HF_TOKEN", "hf_member");
     user.json("snapshot.py", &["model", "acme/secret", "main", &cache]).await;
+    drop(mirror);
+    hub.clear_log();
     let (code, stderr, _) = setup.import(&home, Some(&hub), &["--token", "hf_member"]).await;
     assert_eq!(code, Some(0), "{stderr}");
     let mirror = Mirror::of(&hub).repos(&setup.repos()).start().await;
-    let (target, token) = ("/acme/secret/resolve/main/config.json", "Authorization: Bearer hf_member");
+    let (target, token) = ("/acme/secret/resolve/main/w.bin", "Authorization: Bearer hf_member");
     assert_eq!(mirror.get(target).await.status, 401);
     let got = mirror.ask("GET", target, &[token]).await;
-    assert_eq!((got.status, got.body.to_vec()), (200, config()));
-    assert_eq!(hub.asked("resolve/main/config.json"), hub.asked("HEAD"), "the bytes were here");
+    assert_eq!((got.status, got.body.to_vec()), (200, secret));
+    assert_eq!((hub.fetched("w.bin"), hub.cdn_bytes()), (0, 0), "the bytes were here");
     // --open does not open what the Hub said is closed.
     hub.down().await;
     drop(mirror);

@@ -155,6 +155,15 @@ async fn removes(setup: &Setup, mirror: Option<&Mirror>) {
     let status: Value = serde_json::from_str(&setup.ok(&["status", "--format", "json"]).await).expect("JSON");
     assert_eq!(status["pid"].as_u64(), Some(mirror.pid().into()));
     assert!(status["kept_bytes"].as_u64() >= Some(setup.large.len() as u64), "{status}");
+    let sent = (2 * setup.large.len() + setup.shared.len()) as u64;
+    assert!(status["activity"]["sent"]["files_to_clients"].as_u64() >= Some(sent), "{status}");
+    assert_eq!(status["activity"]["upstreams"], serde_json::json!([{ "name": "first", "up": true }]), "{status}");
+    assert!(status["activity"]["hit_percent"].is_u64() && status["activity"]["sent_per_second"].is_u64(), "{status}");
+    let table = setup.ok(&["status"]).await;
+    for word in ["server", "flights", "to clients", "first up", "of the blocks"] {
+        assert!(table.contains(word), "{word} in {table}");
+    }
+    assert_eq!(setup.ok(&["status", "--format", "quiet"]).await, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -113,7 +113,10 @@ mod tests {
         assert_eq!((told.requests, told.flights, told.sent.to_clients, told.sent.files_to_clients), (2, 1, 1005, 1000));
         assert_eq!((told.sent.files_from_upstream, told.hit_percent()), (400, Some(75)));
         assert_eq!((told.upstream_requests, told.upstream_failures), (4, 1));
-        assert_eq!(told.upstreams.iter().map(|one| (one.name.as_str(), one.up)).collect::<Vec<_>>(), [("first", true), ("fallback-1", false)]);
+        assert_eq!(
+            told.upstreams.iter().map(|one| (one.name.as_str(), one.up)).collect::<Vec<_>>(),
+            [("first", true), ("fallback-1", false)]
+        );
         assert_eq!(Activity::default().hit_percent(), None);
     }
 

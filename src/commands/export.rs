@@ -63,9 +63,15 @@ fn export(view: &View, asked: &Export) -> Result<(), String> {
             };
             let len: u64 = whole.values().sum();
             let name = format!("{}@{}", scope.repo, &commit.as_str()[..7]);
-            let here = parcel.files.iter().filter(|file| Oid::parse(&file.oid).is_some_and(|oid| whole.contains_key(&oid))).count();
+            let here =
+                parcel.files.iter().filter(|file| Oid::parse(&file.oid).is_some_and(|oid| whole.contains_key(&oid))).count();
             let unknown = if parcel.whole { "" } else { " known" };
-            table.row([name, format!("{here} of {}{unknown}", parcel.files.len()), HumanBytes(len).to_string(), access.to_owned()]);
+            table.row([
+                name,
+                format!("{here} of {}{unknown}", parcel.files.len()),
+                HumanBytes(len).to_string(),
+                access.to_owned(),
+            ]);
             if access != "open" && index == 0 {
                 closed.push(scope.repo.to_string());
             }
@@ -149,7 +155,9 @@ fn belongs(view: &View, repo: &RepoId, commit: &Commit, first: bool, record: &Re
     let Ok(route) = Route::parse(&Method::GET, &record.target) else { return Ok(false) };
     let of = |revision: &Revision| Ok(view.resolve(repo, revision.as_str()).map_err(text)?.as_ref() == Some(commit));
     match &route {
-        Route::RepoInfo { revision: Some(revision), .. } | Route::Tree { revision, .. } | Route::Commits { revision, .. } => of(revision),
+        Route::RepoInfo { revision: Some(revision), .. } | Route::Tree { revision, .. } | Route::Commits { revision, .. } => {
+            of(revision)
+        }
         _ => Ok(first),
     }
 }

@@ -93,7 +93,10 @@ fn load(config: &Config, asked: &Load, find: impl FnOnce() -> Result<Keeper, Ask
     }
     bar.finish_and_clear();
     if !awaited.is_empty() {
-        return Err(format!("{shown} ends early: {} did not come; load it again when it is whole", counted(awaited.len() as u64, "object")));
+        return Err(format!(
+            "{shown} ends early: {} did not come; load it again when it is whole",
+            counted(awaited.len() as u64, "object")
+        ));
     }
     for parcel in &manifest.parcels {
         intake.parcel(parcel).map_err(|why| format!("{}@{}: {why}", parcel.repo, parcel.commit))?;

@@ -166,12 +166,7 @@ async fn fetch(client: &Arc<Client>, repo: &RepoId, revision: &Revision, wanted:
 }
 
 /// Returns the commit of the revision, and the wanted files there.
-async fn list(
-    client: &Client,
-    repo: &RepoId,
-    revision: &Revision,
-    wanted: &Wanted,
-) -> Result<(Commit, Vec<TreeFile>), String> {
+async fn list(client: &Client, repo: &RepoId, revision: &Revision, wanted: &Wanted) -> Result<(Commit, Vec<TreeFile>), String> {
     let info = ApiTarget::info(repo, revision).upstream_path_and_query();
     let (json, _) = patiently(|| client.page(&info)).await?;
     let facts = parse_info(&json).map_err(|error| error.to_string())?;

@@ -9,9 +9,9 @@
 //! [`crate::store::Listing`].
 
 use super::answers::{Answer, Question, next_of};
+use super::catalog::pointer;
 use super::{Mirror, MirrorError, blocking};
 use crate::hub::{ApiTarget, Commit, FilePath, HubError, RepoId, Revision, Route};
-use super::catalog::pointer;
 use crate::store::{ListedFile, Record, RecordKey};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;

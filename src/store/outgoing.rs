@@ -58,7 +58,8 @@ impl Read for ObjectReader {
         if self.offset == size
             && let Some(Err(found)) = self.hasher.take().map(ObjectHasher::matches)
         {
-            let what = format!("object {} is broken: its bytes hash to {found}; `dingospeed verify --repair` mends it", self.file.oid());
+            let what =
+                format!("object {} is broken: its bytes hash to {found}; `dingospeed verify --repair` mends it", self.file.oid());
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(len)

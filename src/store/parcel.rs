@@ -148,7 +148,8 @@ impl View {
         let mut answers = Vec::new();
         for (path, _) in super::view::entries(&self.place.api(repo))? {
             let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".rec"));
-            let Some(name) = name.and_then(|name| name.rsplit_once('-')).and_then(|(name, _)| place::text_of_file_name(name)) else {
+            let Some(name) = name.and_then(|name| name.rsplit_once('-')).and_then(|(name, _)| place::text_of_file_name(name))
+            else {
                 continue;
             };
             let Some(bytes) = place::read_bounded(&path, PARCEL_LEN_MAX)? else { continue };

@@ -53,7 +53,9 @@ pub(super) fn is_olah(root: &Path) -> bool {
     root.join("lfs").is_dir()
         || RepoKind::ALL.iter().any(|kind| {
             let (files, api) = (root.join("files").join(kind.plural()), root.join("api").join(kind.plural()));
-            has(&files, NO_ORG) || has(&api, NO_ORG) || below(api).flat_map(below).any(|repo| has(&repo, "tree") || has(&repo, "commits"))
+            has(&files, NO_ORG)
+                || has(&api, NO_ORG)
+                || below(api).flat_map(below).any(|repo| has(&repo, "tree") || has(&repo, "commits"))
         })
 }
 
@@ -111,7 +113,8 @@ fn scan_repo(
         each_file(
             &top,
             &mut |name, dir| {
-                let is_newer = dir.join("meta.bin").is_file() && (dir.join("blocks").is_dir() || dir.join("chunks.crc").is_file());
+                let is_newer =
+                    dir.join("meta.bin").is_file() && (dir.join("blocks").is_dir() || dir.join("chunks.crc").is_file());
                 if is_newer {
                     newer.push(name.to_owned());
                 }

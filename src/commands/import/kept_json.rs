@@ -84,7 +84,10 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(b"{\"sha\":1}").unwrap();
         let hex: String = gzip.finish().unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
-        check(&format!(r#"{{"status_code":200,"headers":{{"content-encoding":"gzip"}},"content":"{hex}"}}"#), Some(b"{\"sha\":1}"));
+        check(
+            &format!(r#"{{"status_code":200,"headers":{{"content-encoding":"gzip"}},"content":"{hex}"}}"#),
+            Some(b"{\"sha\":1}"),
+        );
     }
 
     #[test]

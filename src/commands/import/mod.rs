@@ -193,7 +193,11 @@ fn locate(asked: &Import) -> Result<(Layout, PathBuf), String> {
 fn refuse_itself(root: &std::path::Path, config: &Config) -> Result<(), String> {
     let (source, ours) = (root.canonicalize().map_err(text)?, config.store.repos.canonicalize().unwrap_or_default());
     if !ours.as_os_str().is_empty() && (source.starts_with(&ours) || ours.starts_with(&source)) {
-        return Err(format!("{} and --repos {} are one: give the new store a directory of its own", source.display(), ours.display()));
+        return Err(format!(
+            "{} and --repos {} are one: give the new store a directory of its own",
+            source.display(),
+            ours.display()
+        ));
     }
     Ok(())
 }
@@ -317,11 +321,8 @@ fn ask_hub(
 fn tell_lacks(arrived: &[&Found], view: &View, why: Option<&str>) {
     let because = why.map_or_else(String::new, |why| format!(": {why}"));
     let repos: BTreeSet<_> = arrived.iter().map(|one| &one.repo).collect();
-    let untold: Vec<String> = repos
-        .iter()
-        .filter(|repo| view.access(repo).is_ok_and(|access| access.is_none()))
-        .map(|repo| repo.to_string())
-        .collect();
+    let untold: Vec<String> =
+        repos.iter().filter(|repo| view.access(repo).is_ok_and(|access| access.is_none())).map(|repo| repo.to_string()).collect();
     if !untold.is_empty() {
         eprintln!(
             "nobody has told who may read {}{because}. They are given out once the Hub has said so; for a site where it never can, \
@@ -332,7 +333,10 @@ fn tell_lacks(arrived: &[&Found], view: &View, why: Option<&str>) {
     let lacks = |one: &&&Found| view.listing(&one.repo, &one.commit).is_ok_and(|listing| !listing.complete);
     let open_ended: Vec<String> = arrived.iter().filter(lacks).map(|one| one.name()).collect();
     if !open_ended.is_empty() {
-        eprintln!("not all files of {} are known{because}. While the Hub cannot be asked, clients get those that are", open_ended.join(", "));
+        eprintln!(
+            "not all files of {} are known{because}. While the Hub cannot be asked, clients get those that are",
+            open_ended.join(", ")
+        );
     }
 }
 
