@@ -29,6 +29,7 @@
 //! - **rule**: which repos may be had, and which kept, by the operator's will.
 //! - **pass**: one round of eviction: all objects are measured, and some removed when a limit is passed.
 //! - **pin**: what keeps a repo, or one revision of it, from eviction and removal.
+//! - **parcel**: all that is known of a commit, as it is carried from one store to another; its objects go beside it.
 //! - **source**: where bytes come from when they are not kept: the Hub, another mirror, later a peer.
 
 pub mod access;

@@ -123,8 +123,11 @@ async fn a_tar_goes_through_pipes_and_from_beside_a_server() {
     assert_eq!(listed[0]["revisions"][0]["refs"], json!(["main", "v1"]), "{listed}");
 }
 
-/// Writes a tar of these entries: type, name, the size it claims, content.
-fn tar_of(path: &std::path::Path, entries: &[(tar::EntryType, &str, u64, &[u8])]) {
+/// Type, name, the size it claims, content.
+type Entry<'a> = (tar::EntryType, &'a str, u64, &'a [u8]);
+
+/// Writes a tar of these entries.
+fn tar_of(path: &std::path::Path, entries: &[Entry<'_>]) {
     let mut bytes = Vec::new();
     for (kind, name, size, content) in entries {
         let mut header = tar::Header::new_gnu();
@@ -179,7 +182,7 @@ async fn what_means_harm_is_refused() {
         ("not json".to_owned(), "no export"),
     ];
     let tar = setup.path("evil.tar");
-    let mut cases: Vec<(&str, Vec<(tar::EntryType, &str, u64, &[u8])>)> = Vec::new();
+    let mut cases: Vec<(&str, Vec<Entry<'_>>)> = Vec::new();
     for (text, why) in &manifests {
         cases.push((why, vec![(Regular, "manifest.json", text.len() as u64, text.as_bytes())]));
     }

@@ -147,7 +147,7 @@ pub(super) fn encode(listing: &Listing) -> Vec<u8> {
     };
     let end = listing.complete.then_some(Line::Complete { complete: true, files: listing.files.len() as u64 });
     let imported = listing.imported.then_some(Line::Imported { imported: true });
-    written(listing.files.iter().map(|(path, file)| line(path, file)).chain(end).chain(imported))
+    written(listing.files.iter().map(|(path, file)| line(path, file)).chain(imported).chain(end))
 }
 
 /// Gives every line of a file its right checksum, for fuzzing.

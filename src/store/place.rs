@@ -11,7 +11,7 @@
 //! <root>/api/aliases/<plural name>.json                       where an old name leads     (refs)
 //! <root>/api/holders/<3 hex>.json                             whose a token is, by hash     (refs)
 //! <root>/quarantine/<name>.<unix ms>.blob, .reason            what was found broken
-//! <root>/tmp/                                                 files not yet named; emptied at start
+//! <root>/tmp/                                                 files not yet named, also other processes' (intake); emptied at start
 //! <root>/pins                                                 what is never evicted   (pins)
 //! <root>/admin.sock                                           where the serving process takes orders
 //! <root>/secret                                               the key of those hashes   (secret)

@@ -103,8 +103,6 @@ fn scan_repo(
         one.refs =
             here().filter(|meta| meta.revision.as_commit().is_none()).map(|meta| (meta.revision.clone(), meta.at)).collect();
         if let Some(meta) = here().max_by_key(|meta| (meta.revision.as_commit().is_some(), !meta.names.is_empty())) {
-            let is_listed = |name: &String| FilePath::parse(name).is_ok_and(|path| one.files.contains_key(&path));
-            one.whole |= !meta.names.is_empty() && meta.names.iter().all(is_listed);
             one.answers.extend(info(&repo, meta, stale));
         }
         let mut there = Vec::new();
@@ -126,6 +124,9 @@ fn scan_repo(
         for (name, path, kind) in there {
             add(&mut one, &name, &path, kind);
         }
+        // Links tell objects too, so this comes last.
+        let is_known = |name: &String| FilePath::parse(name).is_ok_and(|path| one.files.contains_key(&path));
+        one.whole |= here().any(|meta| !meta.names.is_empty() && meta.names.iter().all(is_known));
         found.push(one);
     }
     Ok(())
@@ -156,7 +157,8 @@ fn add(one: &mut Found, name: &str, path: &Path, kind: fs::FileType) {
         one.skip(&name, format!("not whole: {} of {} blocks", file.present_count, file.block_count));
         Bytes::Absent
     };
-    one.files.insert(name, FoundFile { oid, size: file.size, bytes });
+    let size = listed.filter(|_| bytes == Bytes::Absent).map_or(file.size, |listed| listed.size);
+    one.files.insert(name, FoundFile { oid, size, bytes });
 }
 
 /// Reads what is known of a commit's files; true when that is all of them.

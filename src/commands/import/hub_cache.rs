@@ -36,7 +36,7 @@ struct Entry {
     lfs_size: Option<u64>,
 }
 
-/// Returns the directory that holds the repos, if `dir` is one, a home that has one, or one of the repos.
+/// Returns the directory that holds the repos, if `dir` is one, or a home (`HF_HOME`) that has one.
 pub(super) fn root(dir: &Path) -> Option<PathBuf> {
     let holds_repos = |dir: &Path| names(dir).is_ok_and(|names| names.iter().any(|name| repo_of(name).is_some()));
     if holds_repos(dir) {
