@@ -177,6 +177,8 @@ impl Borrower for Fake {
     fn links_removed(&self) {}
 
     fn passed(&self, _: &Pass) {}
+
+    fn learned(&self, _: &RepoId, _: &Commit, _: bool) {}
 }
 
 #[test]
