@@ -76,6 +76,10 @@ pub struct Metrics {
     pub pinned_objects: IntGauge,
     /// Connections and requests refused for a limit's sake, by the limit: a key of the configuration, or `head_len`.
     refused: IntCounterVec,
+    /// Connections that came to `tls.listen` and never spoke TLS: a client that does not trust the certificate, or plain HTTP.
+    pub tls_failures: IntCounter,
+    /// When the certificate in use ends, in seconds since 1970; 0 without TLS.
+    pub tls_certificate_ends: IntGauge,
     /// Connections of clients open now, those about to be refused included.
     pub connections: IntGauge,
     /// Requests running now. The end of the server waits for zero.
@@ -184,6 +188,8 @@ impl Metrics {
             eviction_pass_seconds: registered(Gauge::with_opts(opts("eviction_pass_seconds", "Time of the last eviction pass."))),
             pinned_objects: gauge("pinned_objects", "Objects that pins hold."),
             refused: counters("refused_total", "Connections and requests refused for a limit's sake.", &["limit"]),
+            tls_failures: counter("tls_failures_total", "Connections that did not come to speak TLS."),
+            tls_certificate_ends: gauge("tls_certificate_ends_seconds", "When the certificate ends, since 1970."),
             connections: gauge("connections", "Connections of clients open now."),
             clients: gauge("clients", "Requests running now."),
             disk_used_bytes: gauge("disk_used_bytes", "Bytes that the kept objects take on disk."),

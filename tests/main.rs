@@ -28,4 +28,5 @@ mod registry; // GGUF repos by /v2/, as llama.cpp, node-llama-cpp and Ollama ask
 mod rename; // a repo gets another name: what is kept of it, and pins, follow
 mod soak; // everything at once, at random
 mod tidy; // the rooms of src/ and who may call whom
+mod tls; // TLS for clients: real ones with a private CA, a new certificate, what is no TLS
 mod upstream; // down, silent, slow to allow: breakers, several upstreams, proxies, rate limits

@@ -98,6 +98,27 @@ pub(super) static KEYS: &[Key] = &[
         kind: Kind::Networks(|config| &mut config.server.trusted_proxies),
     },
     Key {
+        name: "tls.listen",
+        default: "",
+        example: "0.0.0.0:8443",
+        doc: "Where clients connect by TLS, besides server.listen; empty means nowhere.",
+        kind: Kind::Address { may_be_empty: true, at: |config| &mut config.tls.listen },
+    },
+    Key {
+        name: "tls.certificate",
+        default: "",
+        example: "/etc/dingospeed/certificate.pem",
+        doc: "The certificate and those that it leads up to, in PEM; read again on SIGHUP.",
+        kind: Kind::File(|config| &mut config.tls.certificate),
+    },
+    Key {
+        name: "tls.key",
+        default: "",
+        example: "/etc/dingospeed/key.pem",
+        doc: "The certificate's private key, in PEM; read again on SIGHUP.",
+        kind: Kind::File(|config| &mut config.tls.key),
+    },
+    Key {
         name: "upstream.url",
         default: "https://huggingface.co",
         example: "https://huggingface.co",

@@ -27,6 +27,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub server: Server,
+    pub tls: Tls,
     pub upstream: Upstream,
     pub store: Store,
     pub eviction: Eviction,
@@ -59,6 +60,17 @@ pub struct Server {
     pub queue_timeout: Duration,
     /// Peers that speak for others; what they ask for themselves has no limit per client.
     pub trusted_proxies: Vec<Network>,
+}
+
+/// A second address at which clients are served, by TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// `ADDR:PORT`, or empty for none.
+    pub listen: String,
+    /// PEM, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
 }
 
 /// The Hub, or another mirror of it.
@@ -275,6 +287,7 @@ impl Config {
                 queue_timeout: Duration::ZERO,
                 trusted_proxies: Vec::new(),
             },
+            tls: Tls { listen: String::new(), certificate: PathBuf::new(), key: PathBuf::new() },
             upstream: Upstream {
                 url: String::new(),
                 offline: false,

@@ -295,6 +295,9 @@ impl HubProxy {
         if let Some(span) = first.filter(|_| sends_body) {
             let prepared = async {
                 let mut reader = self.mirror.read(&file, token, admission).await?;
+                if respond::is_tls(session) {
+                    reader.copy();
+                }
                 reader.prepare(span).await.map(|()| reader)
             };
             ctx.reader = match prepared.await {
