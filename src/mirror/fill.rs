@@ -307,6 +307,7 @@ impl Fill {
     }
 
     fn judge(&self) -> Result<(), MirrorError> {
+        let _timer = metrics().verify_seconds.start_timer();
         let mut prefix = self.prefix.lock().unwrap_or_else(|e| e.into_inner());
         self.hash_blocks(&mut prefix, u64::MAX);
         let all_hashed = prefix.next_block == self.object.blocks().count();

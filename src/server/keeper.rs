@@ -22,6 +22,7 @@ const FLUSH_EVERY: Duration = Duration::from_secs(60);
 /// Tells the store what it may keep, and who keeps objects open.
 pub(super) fn introduce(config: &Config, store: &Store, mirror: &Arc<Mirror>) {
     store.set_limits(limits(config));
+    set(&metrics().eviction_max_bytes, config.eviction.max_size);
     store.set_borrower(Arc::new(Warm { mirror: Arc::downgrade(mirror) }));
 }
 
@@ -77,7 +78,10 @@ fn look(store: &Store, pass_due: bool, flush_due: bool) {
         store.flush_reads();
     }
     match store.space() {
-        Ok((free_len, _)) => set(&metrics().disk_free_bytes, free_len),
+        Ok((free_len, total_len)) => {
+            set(&metrics().disk_free_bytes, free_len);
+            set(&metrics().disk_size_bytes, total_len);
+        }
         Err(error) => log::warn!("cannot measure the disk: {error}"),
     }
     set(&metrics().disk_used_bytes, store.kept_len());
@@ -118,6 +122,8 @@ impl Borrower for Warm {
             metrics.eviction_short.inc();
         }
         metrics.eviction_pass_seconds.set(pass.took.as_secs_f64());
+        set(&metrics.disk_short, u64::from(pass.falls_short()));
+        set(&metrics.quarantine_bytes, pass.quarantine_len);
         set(&metrics.pinned_objects, pass.pinned_count);
         set(&metrics.blobs, pass.blob_count - pass.evicted_count);
     }

@@ -85,7 +85,10 @@ impl Hosts {
         let probe = match verdict {
             Verdict::Pass => false,
             Verdict::Probe => true,
-            Verdict::Closed { reason, since, retry_in } => return Err(host.closed(reason, now - since, retry_in)),
+            Verdict::Closed { reason, since, retry_in } => {
+                metrics().upstream_skipped(&host.label);
+                return Err(host.closed(reason, now - since, retry_in));
+            }
         };
         Ok(Pass { host, subject, probe, asked_at: now, told: false })
     }
