@@ -1,7 +1,7 @@
 //! The table of keys. To add one: a field in `mod.rs`, a row here, a line in `conf/dingospeed.yaml`.
 
 use super::key::{Key, Kind, check_proxy, check_token};
-use super::{EvictionStrategy, WhenClientLeaves, WhenUpstreamIsDown, Writes};
+use super::{EvictionStrategy, LogFormat, WhenClientLeaves, WhenUpstreamIsDown, Writes};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -443,6 +443,16 @@ pub(super) static KEYS: &[Key] = &[
         kind: Kind::Word {
             words: &["off", "error", "warn", "info", "debug", "trace"],
             set: |config, word| config.log.level = word.to_owned(),
+        },
+    },
+    Key {
+        name: "log.format",
+        default: "text",
+        example: "json",
+        doc: "Whether a line is text or a JSON object.",
+        kind: Kind::Word {
+            words: &["text", "json"],
+            set: |config, word| config.log.format = if word == "json" { LogFormat::Json } else { LogFormat::Text },
         },
     },
     Key {

@@ -241,6 +241,17 @@ pub enum WhenUpstreamIsDown {
 pub struct Log {
     /// One of off, error, warn, info, debug, trace.
     pub level: String,
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A few words, then `key=value`.
+    #[default]
+    Text,
+    /// A JSON object.
+    Json,
 }
 
 /// What is counted, and where it is shown.
@@ -334,7 +345,7 @@ impl Config {
                 operator_repos: Vec::new(),
             },
             rules: Rules { fetch_allow: Vec::new(), fetch_deny: Vec::new(), cache_allow: Vec::new(), cache_deny: Vec::new() },
-            log: Log { level: String::new() },
+            log: Log { level: String::new(), format: LogFormat::default() },
             metrics: Metrics { enabled: false, listen: String::new() },
         }
     }

@@ -20,6 +20,7 @@ pub use local::{MirrorAt, mirror_for};
 use crate::{
     admin::Desk,
     config::Config,
+    journal,
     limits::Limits,
     mirror::{Mirror, warm_objects_max},
     proxy::{Front, HubProxy},
@@ -255,12 +256,12 @@ fn announce(config: &Config, address: SocketAddr, secure: Option<SocketAddr>) {
     let offline = if config.upstream.offline { " (offline)" } else { "" };
     let everywhere = if address.ip().is_unspecified() { format!(", listening on {address}") } else { String::new() };
     let secure = secure.map(|address| format!(", TLS on {address}")).unwrap_or_default();
-    eprintln!(
+    journal::say(&format!(
         "dingospeed {} mirrors {}{offline} into {}{everywhere}{secure}; point clients here: export HF_ENDPOINT={url}",
         env!("CARGO_PKG_VERSION"),
         config.upstream.url,
         config.store.repos.display()
-    );
+    ));
 }
 
 /// Where files may not grow beyond a size (`ulimit -f`), writing fails like on a full disk, instead of ending the process.
