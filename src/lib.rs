@@ -8,7 +8,7 @@
 //! | desks | [`proxy`] speaks HTTP, [`admin`] takes orders, [`commands`] are clients of both |
 //! | decisions | [`mirror`], [`access`], [`limits`] |
 //! | keep, bring | [`store`], [`source`] |
-//! | words | [`hub`], [`config`], [`metrics`], [`journal`] |
+//! | words | [`hub`], [`config`], [`metrics`], [`alarms`], [`journal`] |
 //!
 //! # Glossary
 //!
@@ -33,6 +33,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod alarms;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -132,6 +132,8 @@ pub struct Metrics {
     pub pinned_objects: IntGauge,
     /// Connections and requests refused for a limit's sake, by the limit: a key of the configuration, or `head_len`.
     refused: IntCounterVec,
+    /// Alarms for `alerts.webhook`: `told`, `failed` after all tries, `dropped` since there were too many.
+    alarms: IntCounterVec,
     /// Connections that came to `tls.listen` and never spoke TLS: a client that does not trust the certificate, or plain HTTP.
     pub tls_failures: IntCounter,
     /// When the certificate in use ends, in seconds since 1970; 0 without TLS.
@@ -158,7 +160,11 @@ pub struct Metrics {
 
 /// Returns the metrics of this process, registering them at the first call.
 pub fn metrics() -> &'static Metrics {
-    static METRICS: Lazy<Metrics> = Lazy::new(Metrics::register);
+    static METRICS: Lazy<Metrics> = Lazy::new(|| {
+        let metrics = Metrics::register();
+        metrics.begin();
+        metrics
+    });
     &METRICS
 }
 
@@ -210,6 +216,11 @@ impl Metrics {
         }
     }
 
+    /// Counts an alarm for the webhook.
+    pub fn alarm(&self, outcome: &'static str) {
+        self.alarms.with_label_values(&[outcome]).inc();
+    }
+
     /// Counts one connection or request that was refused or dropped; `limit` is the key that says so.
     pub fn refused(&self, limit: &'static str) {
         self.refused.with_label_values(&[limit]).inc();
@@ -242,6 +253,38 @@ impl Metrics {
             log::error!("cannot encode metrics: {error}");
         }
         text
+    }
+
+    /// Makes the series whose labels are known, at zero: then the first event is an increase and not a birth, which no rate shows.
+    fn begin(&self) {
+        for kind in ["api", "head", "block"] {
+            CLASSES.iter().for_each(|class| drop(self.upstream_requests.with_label_values(&[kind, *class])));
+            drop(self.upstream_limited.with_label_values(&[kind]));
+            drop(self.upstream_seconds.with_label_values(&[kind]));
+        }
+        for kind in ["api", "resolvers"] {
+            ["delayed", "refused"].iter().for_each(|how| drop(self.upstream_paced.with_label_values(&[kind, *how])));
+        }
+        for upstream in ["first", "cdn"] {
+            drop(self.upstream_openings.with_label_values(&[upstream]));
+            drop(self.upstream_skipped.with_label_values(&[upstream]));
+        }
+        for reason in ["max_size", "max_used_percent", "min_free"] {
+            drop(self.evicted_objects.with_label_values(&[reason]));
+            drop(self.evicted_bytes.with_label_values(&[reason]));
+            drop(self.eviction_passes.with_label_values(&[reason]));
+        }
+        for limit in [
+            "server.connections",
+            "server.connections_per_client",
+            "server.requests_per_client",
+            "server.head_timeout",
+            "server.send_timeout",
+            "head_len",
+        ] {
+            drop(self.refused.with_label_values(&[limit]));
+        }
+        ["told", "failed", "dropped"].iter().for_each(|outcome| drop(self.alarms.with_label_values(&[*outcome])));
     }
 
     fn register() -> Self {
@@ -291,6 +334,7 @@ impl Metrics {
             eviction_pass_seconds: registered(Gauge::with_opts(opts("eviction_pass_seconds", "Time of the last eviction pass."))),
             pinned_objects: gauge("pinned_objects", "Objects that pins hold."),
             refused: counters("refused_total", "Connections and requests refused for a limit's sake.", &["limit"]),
+            alarms: counters("alarms_total", "Alarms for the webhook.", &["outcome"]),
             tls_failures: counter("tls_failures_total", "Connections that did not come to speak TLS."),
             tls_certificate_ends: gauge("tls_certificate_ends_seconds", "When the certificate ends, since 1970."),
             connections: gauge("connections", "Connections of clients open now."),

@@ -1,6 +1,6 @@
 //! The table of keys. To add one: a field in `mod.rs`, a row here, a line in `conf/dingospeed.yaml`.
 
-use super::key::{Key, Kind, check_proxy, check_token};
+use super::key::{Key, Kind, check_hook, check_proxy, check_token};
 use super::{EvictionStrategy, LogFormat, WhenClientLeaves, WhenUpstreamIsDown, Writes};
 use std::time::Duration;
 
@@ -468,5 +468,12 @@ pub(super) static KEYS: &[Key] = &[
         example: "127.0.0.1:9090",
         doc: "An extra address for /metrics alone; empty means none.",
         kind: Kind::Address { may_be_empty: true, at: |config| &mut config.metrics.listen },
+    },
+    Key {
+        name: "alerts.webhook",
+        default: "",
+        example: "https://chat.example.org/hooks/abcdefgh",
+        doc: "Where alarms are told, by a POST of JSON; empty means nowhere.",
+        kind: Kind::Secret { check: check_hook, at: |config| &mut config.alerts.webhook },
     },
 ];

@@ -37,6 +37,7 @@ pub struct Config {
     pub rules: Rules,
     pub log: Log,
     pub metrics: Metrics,
+    pub alerts: Alerts,
 }
 
 /// How clients are served.
@@ -262,6 +263,13 @@ pub struct Metrics {
     pub listen: String,
 }
 
+/// Who is told of trouble.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alerts {
+    /// A URL, which is all it takes to write there; empty for none.
+    pub webhook: Secret,
+}
+
 impl Config {
     /// Returns the table of all keys, in the order of `conf/dingospeed.yaml`.
     pub fn keys() -> &'static [Key] {
@@ -347,6 +355,7 @@ impl Config {
             rules: Rules { fetch_allow: Vec::new(), fetch_deny: Vec::new(), cache_allow: Vec::new(), cache_deny: Vec::new() },
             log: Log { level: String::new(), format: LogFormat::default() },
             metrics: Metrics { enabled: false, listen: String::new() },
+            alerts: Alerts { webhook: Secret::default() },
         }
     }
 }

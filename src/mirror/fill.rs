@@ -9,6 +9,7 @@ use super::courier;
 use super::error::MirrorError;
 use super::flights::{Bounds, Flights, Found, Presence};
 use super::limits::Limits;
+use crate::alarms::{Alarm, raise};
 use crate::hub::Oid;
 use crate::metrics::metrics;
 use crate::store::{Blocks, Object, ObjectHasher, Store, StoreError, Verdict};
@@ -328,6 +329,7 @@ impl Fill {
             Verdict::Incomplete { absent } => {
                 // Rot, already made absent: those blocks are fetched again by whoever wants them, and then judged again.
                 metrics().blocks_broken.inc_by(absent);
+                raise(|| Alarm::Corruption { what: format!("{absent} blocks of object {} on the disk", self.object.oid()) });
                 self.hash_anew();
                 Ok(())
             }
@@ -339,6 +341,7 @@ impl Fill {
     fn condemn(&self, found: String) -> MirrorError {
         metrics().objects_broken.inc();
         let oid = *self.object.oid();
+        raise(|| Alarm::Corruption { what: format!("object {oid} has the hash {found} and was set aside") });
         self.mismatched.entry(oid).and_upsert_with(|count| count.map_or(1, |c| c.into_value() + 1));
         // Whatever becomes of the file: it is wrong, and nobody may be given its end.
         if let Err(error) = self.store.quarantine_object(&self.object, &format!("the content's hash is {found}")) {

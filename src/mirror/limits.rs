@@ -1,6 +1,7 @@
 //! What all fills share: turns at upstream, the state of the disk, and the bounds of the configuration.
 
 use super::through::{Parked, Stream};
+use crate::alarms::{Alarm, raise};
 use crate::config::WhenClientLeaves;
 use crate::metrics::metrics;
 use crate::store::StoreError;
@@ -79,6 +80,9 @@ impl Disk {
         // Or a full disk would be filled with its own complaints.
         if failed.as_ref().is_none_or(|(at, _)| at.elapsed() >= DISK_RETRY_AFTER) {
             log::warn!("clients are served past the disk while it fails: {error}");
+            if matches!(error, StoreError::Full { .. } | StoreError::NoRoom { .. }) {
+                raise(|| Alarm::DiskShort { cause: error.to_string() });
+            }
             *failed = Some((Instant::now(), error.clone()));
         }
     }

@@ -4,6 +4,7 @@ use super::error::MirrorError;
 use super::fill::Fill;
 use super::flights::Found;
 use super::through::Through;
+use crate::alarms::{Alarm, raise};
 use crate::metrics::metrics;
 use crate::source::SourceError;
 use crate::store::StoreError;
@@ -310,6 +311,7 @@ impl Kept {
         let usable = outcome.await??;
         if !usable {
             metrics().blocks_broken.inc();
+            raise(|| Alarm::Corruption { what: format!("block {block} of object {} on the disk", object.oid()) });
             log::warn!("broken block object={} block={block}: it is fetched again", object.oid());
             // A new wish: the old one may have run past this block, and couriers look only at wishes.
             self.fill.dispatch();

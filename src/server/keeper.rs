@@ -2,6 +2,7 @@
 //! gauges of the disk.
 
 use crate::{
+    alarms::{Alarm, raise},
     config::{Config, EvictionStrategy},
     hub::Oid,
     metrics::metrics,
@@ -118,8 +119,15 @@ impl Borrower for Warm {
         let metrics = metrics();
         let reason = pass.need.map_or("none", |need| need.reason.as_str());
         metrics.evicted(reason, pass.evicted_count, pass.evicted_len);
-        if pass.falls_short() {
-            metrics.eviction_short.inc();
+        match pass.need.filter(|_| pass.falls_short()) {
+            Some(need) => {
+                metrics.eviction_short.inc();
+                let gone_len = pass.evicted_len + pass.quarantine_removed_len;
+                let (short_len, reason) = (need.len_min.saturating_sub(gone_len), need.reason.as_str());
+                let cause = format!("eviction.{reason} is passed by {short_len} bytes, and what is left is pinned or in use");
+                raise(|| Alarm::DiskShort { cause });
+            }
+            None => raise(|| Alarm::DiskEased),
         }
         metrics.eviction_pass_seconds.set(pass.took.as_secs_f64());
         set(&metrics.disk_short, u64::from(pass.falls_short()));

@@ -11,7 +11,9 @@ mod drain;
 mod keeper;
 mod listen;
 mod local;
+mod notify;
 mod tls;
+mod webhook;
 
 pub use keeper::limits;
 pub use listen::reachable;
@@ -19,15 +21,18 @@ pub use local::{MirrorAt, mirror_for};
 
 use crate::{
     admin::Desk,
+    alarms,
     config::Config,
     journal,
     limits::Limits,
     mirror::{Mirror, warm_objects_max},
     proxy::{Front, HubProxy},
+    source::Hook,
     store::{Store, StoreError, StoreOptions},
 };
 use drain::Drained;
 use listen::Socket;
+use notify::State;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::services::listening::Service;
 use std::{future::Future, io, net::SocketAddr, sync::Arc, thread, time::Duration};
@@ -103,12 +108,22 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let certificate = secure.as_ref().map(|secure| secure.certificate.clone());
+        if let Some(hook) = Hook::new(&config.upstream, config.alerts.webhook.expose())
+            && let Some(raised) = alarms::listen()
+        {
+            tokio::spawn(webhook::tell(raised, hook));
+        }
         tokio::spawn(reload(signal(SignalKind::hangup())?, certificate));
         let asked = async {
             terminate.recv().await;
+            notify::tell(State::Stopping);
         };
+        tokio::spawn(notify::keep_alive());
         tokio::select! {
-            ended = serve(config, store, socket, secure, asked, |address, secure| announce(config, address, secure)) => ended,
+            ended = serve(config, store, socket, secure, asked, |address, secure| {
+                announce(config, address, secure);
+                notify::tell(State::Ready);
+            }) => ended,
             // Cuts a drain short as well.
             _ = interrupt.recv() => Ok(Ended::AtOnce),
         }
@@ -216,15 +231,21 @@ impl Secure {
 /// would end the process.
 async fn reload(mut hangups: Signal, certificate: Option<Arc<Certificate>>) {
     while hangups.recv().await.is_some() {
-        let Some(certificate) = certificate.clone() else {
-            log::info!("SIGHUP: there is no tls.certificate to read again");
-            continue;
-        };
-        match tokio::task::spawn_blocking(move || certificate.renew()).await {
-            Ok(Ok(())) => log::info!("SIGHUP: tls.certificate was read again; new connections get it"),
-            Ok(Err(error)) => log::error!("SIGHUP: the old certificate stays, for the new one cannot be used: {error}"),
-            Err(error) => log::error!("SIGHUP: the old certificate stays: {error}"),
-        }
+        notify::tell(State::Reloading);
+        renew(certificate.clone()).await;
+        notify::tell(State::Ready);
+    }
+}
+
+async fn renew(certificate: Option<Arc<Certificate>>) {
+    let Some(certificate) = certificate else {
+        log::info!("SIGHUP: there is no tls.certificate to read again");
+        return;
+    };
+    match tokio::task::spawn_blocking(move || certificate.renew()).await {
+        Ok(Ok(())) => log::info!("SIGHUP: tls.certificate was read again; new connections get it"),
+        Ok(Err(error)) => log::error!("SIGHUP: the old certificate stays, for the new one cannot be used: {error}"),
+        Err(error) => log::error!("SIGHUP: the old certificate stays: {error}"),
     }
 }
 

@@ -135,7 +135,7 @@ impl Client {
         outcome
     }
 
-    async fn exchange(&self, ask: &Ask<'_>) -> Result<Body, SourceError> {
+    pub(super) async fn exchange(&self, ask: &Ask<'_>) -> Result<Body, SourceError> {
         let host = || ask.url.authority();
         let peer = self.peer(ask.url);
         let failed = |e: Box<Error>| failure(&host(), &e);

@@ -2,6 +2,7 @@
 
 use super::breaker::{Breaker, Change, Failure, Reason, Subject, Verdict};
 use super::{SourceError, Url};
+use crate::alarms::{Alarm, raise};
 use crate::metrics::metrics;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -125,10 +126,16 @@ impl Host {
                 };
                 log::warn!("down upstream={} cause={cause:?}; what is kept is served, and it is asked now and then", self.name);
                 metrics().upstream_opened(&self.label);
+                if self.label != CDN {
+                    raise(|| Alarm::UpstreamDown { upstream: self.name.clone(), cause });
+                }
                 self.gauge(false);
             }
             Some(Change::Back { after }) => {
                 log::warn!("back upstream={} after_seconds={:.1}", self.name, after.as_secs_f64());
+                if self.label != CDN {
+                    raise(|| Alarm::UpstreamBack { upstream: self.name.clone() });
+                }
                 self.gauge(true);
             }
         }
