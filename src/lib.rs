@@ -8,7 +8,7 @@
 //! | desks | [`proxy`] speaks HTTP, [`admin`] takes orders, [`commands`] are clients of both |
 //! | decisions | [`mirror`], [`access`], [`limits`] |
 //! | keep, bring | [`store`], [`source`] |
-//! | words | [`hub`], [`config`], [`metrics`] |
+//! | words | [`hub`], [`config`], [`metrics`], [`alarms`], [`journal`] |
 //!
 //! # Glossary
 //!
@@ -34,10 +34,12 @@
 
 pub mod access;
 pub mod admin;
+pub mod alarms;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod hub;
+pub mod journal;
 pub mod limits;
 pub mod metrics;
 pub mod mirror;

@@ -4,7 +4,8 @@ use dingospeed::{
     admin::{AskError, Keeper},
     cli::{self, Command},
     commands::{export, import, keep, load, ls, pull, status, verify},
-    config::Config,
+    config::{Config, LogFormat},
+    journal,
     server::{self, Ended},
     store::{StoreOptions, View},
 };
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         Ok(Command::Import(config, asked)) => take_over(config, &asked),
         Ok(Command::Export(config, asked)) => beside(&config, |view| export::run(view, &asked)),
         Ok(Command::Load(config, asked)) => {
-            start_log("warn");
+            journal::start("warn", LogFormat::Text);
             load::run(&config, &asked, || find_keeper(&config))
         }
         Ok(Command::Status(url, format)) => status::run(&url, format),
@@ -59,11 +60,11 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: &Config) -> ExitCode {
-    start_log(&config.log.level);
+    journal::start(&config.log.level, config.log.format);
     match server::run(config) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::Cut(open)) => {
-            eprintln!("dingospeed: server.drain_timeout has passed; connections cut: {open}");
+            journal::say(&format!("dingospeed: server.drain_timeout has passed; connections cut: {open}"));
             ExitCode::SUCCESS
         }
         Ok(Ended::AtOnce) => ExitCode::from(INTERRUPTED),
@@ -73,7 +74,7 @@ fn serve(config: &Config) -> ExitCode {
 
 fn fetch(config: Config, asked: &pull::Pull) -> ExitCode {
     // The progress bar has the screen; what the mirror logs for each request would tear it.
-    start_log("error");
+    journal::start("error", LogFormat::Text);
     match server::mirror_for(&config) {
         Ok(mirror) => {
             if let server::MirrorAt::Elsewhere { address, upstream } = &mirror {
@@ -86,7 +87,7 @@ fn fetch(config: Config, asked: &pull::Pull) -> ExitCode {
 }
 
 fn take_over(config: Config, asked: &import::Import) -> ExitCode {
-    start_log("error");
+    journal::start("error", LogFormat::Text);
     let mirror = || match server::mirror_for(&config) {
         Ok(mirror) => {
             let address = mirror.address();
@@ -108,7 +109,7 @@ fn printed(print: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> ExitCode
 
 /// Runs a command that looks at the directory beside whoever serves from it.
 fn beside(config: &Config, command: impl FnOnce(&View) -> ExitCode) -> ExitCode {
-    start_log("warn");
+    journal::start("warn", LogFormat::Text);
     match View::open(&config.store.repos) {
         Ok(view) => command(&view),
         Err(error) => failed(&error),
@@ -121,26 +122,6 @@ fn find_keeper(config: &Config) -> Result<Keeper, AskError> {
 }
 
 fn failed(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("dingospeed: {error}");
+    journal::say(&format!("dingospeed: {error}"));
     ExitCode::FAILURE
-}
-
-/// Modules of pingora that call it an error when a client leaves or a kept connection was closed; our own line says both.
-const ALARMISTS: [&str; 2] = ["pingora_proxy", "pingora_core::connectors"];
-
-/// Logs to stderr: our own lines from `level` on, those of the libraries from `warn` on, for they say much at `info`.
-fn start_log(level: &str) {
-    let level = level.parse().unwrap_or(log::LevelFilter::Info);
-    let mut logger = env_logger::Builder::new();
-    if level < log::LevelFilter::Debug {
-        ALARMISTS.iter().for_each(|module| {
-            logger.filter_module(module, log::LevelFilter::Off);
-        });
-    }
-    logger
-        .filter_level(level.min(log::LevelFilter::Warn))
-        .filter_module("dingospeed", level)
-        .format_timestamp_millis()
-        .format_target(false)
-        .init();
 }

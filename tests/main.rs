@@ -5,14 +5,17 @@
 mod harness; // the mirror as a process, an HTTP client that hides nothing, Python
 
 mod access; // who may read what, in every state of repo, caller and cache; and while the Hub is down
+mod alerts; // the webhook: what it is told, when, and what happens while it is away
 mod api; // the API's listings and small answers, refusals and their codes, gates
 mod carry; // export and load: a tar for sites without a Hub, and hostile ones
 mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos, every error class, HfFileSystem
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
 mod contract; // the Hub's contract, row by row: endpoints, names, errors, freshness, writes, rules
 mod demo; // `make demo`: a real model, twice, with `hf download`
+mod deploy; // what operators copy: unit, manifests, dashboard, alert rules, package; and what systemd is told
 mod derived; // answers about a commit that follow from others, with the Hub down
 mod disk; // a disk that is full or refuses
+mod docs; // the pages of docs/: their commands are run, their messages and keys exist
 mod endings; // SIGTERM and SIGKILL under load, and the next start
 mod eviction; // what goes when room is needed, and what stays
 mod faults; // what breaks upstream and on disk, and what a client sees of it
@@ -30,4 +33,5 @@ mod registry; // GGUF repos by /v2/, as llama.cpp, node-llama-cpp and Ollama ask
 mod rename; // a repo gets another name: what is kept of it, and pins, follow
 mod soak; // everything at once, at random
 mod tidy; // the rooms of src/ and who may call whom
+mod tls; // TLS for clients: real ones with a private CA, a new certificate, what is no TLS
 mod upstream; // down, silent, slow to allow: breakers, several upstreams, proxies, rate limits

@@ -135,6 +135,11 @@ async fn the_numbers_are_there_and_their_labels_bounded() {
     ] {
         assert!(before.sum(&format!("dingospeed_{name}")) > 0.0, "{name} is missing or zero");
     }
+    for name in ["first_byte_seconds_count", "bytes_per_second_count", "upstream_seconds_count", "disk_size_bytes"] {
+        assert!(before.sum(&format!("dingospeed_{name}")) > 0.0, "{name} is missing or zero");
+    }
+    let count = |name: &str| before.of(&format!("dingospeed_{name}_count{{route=\"resolve\"}}"));
+    assert_eq!((count("request_seconds"), count("first_byte_seconds"), count("bytes_per_second")), (2.0, 2.0, 2.0));
     for name in ["blocks_joined_total", "objects_broken_total", "blocks_broken_total", "flights", "disk_used_bytes", "blobs"] {
         let name = format!("dingospeed_{name}");
         assert!(before.samples().any(|(sample, _)| sample == name), "{name} is missing");
@@ -186,6 +191,38 @@ async fn the_log_has_one_line_per_request_and_no_secret() {
     assert_eq!(lines.len(), 6, "{log}");
     let of_x = |line: &&&str| line.contains("/acme/m/resolve/main/x.txt");
     assert_eq!(lines.iter().filter(of_x).count(), 3, "{log}");
+    assert!(!log.contains("secret"), "{log}");
+}
+
+#[tokio::test]
+async fn the_log_as_json_has_an_object_per_line_and_no_secret() {
+    let hub = FakeHub::start().await;
+    hub.token("hf_secret");
+    hub.model("acme/m").file("x y.txt", "x").commit("first");
+    let mut mirror = Mirror::of(&hub).set("log.format", "json").start().await;
+    let target = "/acme/m/resolve/main/x%20y.txt?token=alsosecret";
+    assert_eq!(mirror.ask("GET", target, &["Authorization: Bearer hf_secret"]).await.status, 200);
+    mirror.get("/forged%22%0A%7B%22level%22:%22error%22%7D").await;
+    mirror.get("/quote%22%20status=999").await;
+    hub.down().await;
+    mirror.get("/acme/other/resolve/main/absent.txt").await;
+    // After its end everything has been written.
+    assert_eq!(mirror.stop().await.code(), Some(0));
+    let log = mirror.log();
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect();
+    for line in &lines {
+        assert!(line["time"].is_string() && line["level"].is_string() && line["message"].is_string(), "{line}");
+    }
+    let served: Vec<_> = lines.iter().filter(|line| line["message"] == "served").collect();
+    assert_eq!(served.len(), 4, "{log}");
+    let first = served.iter().find(|line| line["path"] == "/acme/m/resolve/main/x%20y.txt").expect("the request's line");
+    for (key, value) in [("method", "GET"), ("route", "resolve"), ("from", "object"), ("level", "info")] {
+        assert_eq!(first[key], value, "{first}");
+    }
+    assert!(first["status"] == 200 && first["sent"] == 1 && first["ms"].is_u64() && first["client"].is_string(), "{first}");
+    assert!(served.iter().all(|line| line["status"] != 999), "{log}");
+    assert!(lines.iter().any(|line| line["message"].as_str().is_some_and(|text| text.contains("HF_ENDPOINT="))), "{log}");
     assert!(!log.contains("secret"), "{log}");
 }
 

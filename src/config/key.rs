@@ -246,6 +246,11 @@ pub(super) fn check_proxy(text: &str) -> Result<(), String> {
     check_url(&format!("http://{address}"), false)
 }
 
+/// Checks an address whose path and query are nobody's business.
+pub(super) fn check_hook(text: &str) -> Result<(), String> {
+    check_url(text.split('?').next().unwrap_or_default(), true)
+}
+
 /// Checks that a token can stand in a header.
 pub(super) fn check_token(text: &str) -> Result<(), String> {
     match text.bytes().all(|byte| byte.is_ascii_graphic()) {

@@ -1,7 +1,7 @@
 //! The table of keys. To add one: a field in `mod.rs`, a row here, a line in `conf/dingospeed.yaml`.
 
-use super::key::{Key, Kind, check_proxy, check_token};
-use super::{EvictionStrategy, WhenClientLeaves, WhenUpstreamIsDown, Writes};
+use super::key::{Key, Kind, check_hook, check_proxy, check_token};
+use super::{EvictionStrategy, LogFormat, WhenClientLeaves, WhenUpstreamIsDown, Writes};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -96,6 +96,27 @@ pub(super) static KEYS: &[Key] = &[
         example: "[10.0.0.0/8, \"2001:db8::1\"]",
         doc: "Peers whose X-Forwarded-For is believed, and which have no limit of their own.",
         kind: Kind::Networks(|config| &mut config.server.trusted_proxies),
+    },
+    Key {
+        name: "tls.listen",
+        default: "",
+        example: "0.0.0.0:8443",
+        doc: "Where clients connect by TLS, besides server.listen; empty means nowhere.",
+        kind: Kind::Address { may_be_empty: true, at: |config| &mut config.tls.listen },
+    },
+    Key {
+        name: "tls.certificate",
+        default: "",
+        example: "/etc/dingospeed/certificate.pem",
+        doc: "The certificate and those that it leads up to, in PEM; read again on SIGHUP.",
+        kind: Kind::File(|config| &mut config.tls.certificate),
+    },
+    Key {
+        name: "tls.key",
+        default: "",
+        example: "/etc/dingospeed/key.pem",
+        doc: "The certificate's private key, in PEM; read again on SIGHUP.",
+        kind: Kind::File(|config| &mut config.tls.key),
     },
     Key {
         name: "upstream.url",
@@ -425,6 +446,16 @@ pub(super) static KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "log.format",
+        default: "text",
+        example: "json",
+        doc: "Whether a line is text or a JSON object.",
+        kind: Kind::Word {
+            words: &["text", "json"],
+            set: |config, word| config.log.format = if word == "json" { LogFormat::Json } else { LogFormat::Text },
+        },
+    },
+    Key {
         name: "metrics.enabled",
         default: "true",
         example: "false",
@@ -437,5 +468,12 @@ pub(super) static KEYS: &[Key] = &[
         example: "127.0.0.1:9090",
         doc: "An extra address for /metrics alone; empty means none.",
         kind: Kind::Address { may_be_empty: true, at: |config| &mut config.metrics.listen },
+    },
+    Key {
+        name: "alerts.webhook",
+        default: "",
+        example: "https://chat.example.org/hooks/abcdefgh",
+        doc: "Where alarms are told, by a POST of JSON; empty means nowhere.",
+        kind: Kind::Secret { check: check_hook, at: |config| &mut config.alerts.webhook },
     },
 ];

@@ -27,6 +27,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub server: Server,
+    pub tls: Tls,
     pub upstream: Upstream,
     pub store: Store,
     pub eviction: Eviction,
@@ -36,6 +37,7 @@ pub struct Config {
     pub rules: Rules,
     pub log: Log,
     pub metrics: Metrics,
+    pub alerts: Alerts,
 }
 
 /// How clients are served.
@@ -59,6 +61,17 @@ pub struct Server {
     pub queue_timeout: Duration,
     /// Peers that speak for others; what they ask for themselves has no limit per client.
     pub trusted_proxies: Vec<Network>,
+}
+
+/// A second address at which clients are served, by TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// `ADDR:PORT`, or empty for none.
+    pub listen: String,
+    /// PEM, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
 }
 
 /// The Hub, or another mirror of it.
@@ -229,6 +242,17 @@ pub enum WhenUpstreamIsDown {
 pub struct Log {
     /// One of off, error, warn, info, debug, trace.
     pub level: String,
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A few words, then `key=value`.
+    #[default]
+    Text,
+    /// A JSON object.
+    Json,
 }
 
 /// What is counted, and where it is shown.
@@ -237,6 +261,13 @@ pub struct Metrics {
     pub enabled: bool,
     /// `ADDR:PORT`, or empty.
     pub listen: String,
+}
+
+/// Who is told of trouble.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alerts {
+    /// A URL, which is all it takes to write there; empty for none.
+    pub webhook: Secret,
 }
 
 impl Config {
@@ -275,6 +306,7 @@ impl Config {
                 queue_timeout: Duration::ZERO,
                 trusted_proxies: Vec::new(),
             },
+            tls: Tls { listen: String::new(), certificate: PathBuf::new(), key: PathBuf::new() },
             upstream: Upstream {
                 url: String::new(),
                 offline: false,
@@ -321,8 +353,9 @@ impl Config {
                 operator_repos: Vec::new(),
             },
             rules: Rules { fetch_allow: Vec::new(), fetch_deny: Vec::new(), cache_allow: Vec::new(), cache_deny: Vec::new() },
-            log: Log { level: String::new() },
+            log: Log { level: String::new(), format: LogFormat::default() },
             metrics: Metrics { enabled: false, listen: String::new() },
+            alerts: Alerts { webhook: Secret::default() },
         }
     }
 }

@@ -190,6 +190,11 @@ impl HubError {
         HubError::new(405, None, "this mirror does not tunnel (CONNECT): point HF_ENDPOINT at it instead of HTTPS_PROXY")
     }
 
+    /// Plain HTTP came in at the door for TLS.
+    pub fn speaks_tls() -> HubError {
+        HubError::new(400, None, "this port speaks TLS: write https:// in front of the mirror's address, as in HF_ENDPOINT")
+    }
+
     /// The request's head did not arrive in time.
     pub fn head_too_slow() -> HubError {
         HubError::new(408, None, "the request's head took longer than server.head_timeout")

@@ -8,6 +8,7 @@ mod client;
 pub use client::{Client, fuzz_client};
 
 use crate::config::{self, Network};
+use crate::metrics::metrics;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,10 +93,13 @@ impl PerClient {
         let (places, presence) = self.present(client)?;
         let place = match places.clone().try_acquire_owned() {
             Ok(place) => place,
-            Err(_) => match tokio::time::timeout(self.queue_timeout, places.acquire_owned()).await {
-                Ok(Ok(place)) => place,
-                _ => return Err(Full),
-            },
+            Err(_) => {
+                let _waits = Waiting::new();
+                match tokio::time::timeout(self.queue_timeout, places.acquire_owned()).await {
+                    Ok(Ok(place)) => place,
+                    _ => return Err(Full),
+                }
+            }
         };
         Ok(Ticket { place: Some(place), presence: Some(presence) })
     }
@@ -115,6 +119,22 @@ impl PerClient {
     /// Returns how many clients hold or wait for something.
     pub fn client_count(&self) -> usize {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// One that waits, counted in the metrics while it does.
+struct Waiting;
+
+impl Waiting {
+    fn new() -> Waiting {
+        metrics().clients_waiting.inc();
+        Waiting
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        metrics().clients_waiting.dec();
     }
 }
 

@@ -9,6 +9,7 @@ use super::courier;
 use super::error::MirrorError;
 use super::flights::{Bounds, Flights, Found, Presence};
 use super::limits::Limits;
+use crate::alarms::{Alarm, raise};
 use crate::hub::Oid;
 use crate::metrics::metrics;
 use crate::store::{Blocks, Object, ObjectHasher, Store, StoreError, Verdict};
@@ -307,6 +308,7 @@ impl Fill {
     }
 
     fn judge(&self) -> Result<(), MirrorError> {
+        let _timer = metrics().verify_seconds.start_timer();
         let mut prefix = self.prefix.lock().unwrap_or_else(|e| e.into_inner());
         self.hash_blocks(&mut prefix, u64::MAX);
         let all_hashed = prefix.next_block == self.object.blocks().count();
@@ -327,6 +329,7 @@ impl Fill {
             Verdict::Incomplete { absent } => {
                 // Rot, already made absent: those blocks are fetched again by whoever wants them, and then judged again.
                 metrics().blocks_broken.inc_by(absent);
+                raise(|| Alarm::Corruption { what: format!("{absent} blocks of object {} on the disk", self.object.oid()) });
                 self.hash_anew();
                 Ok(())
             }
@@ -338,6 +341,7 @@ impl Fill {
     fn condemn(&self, found: String) -> MirrorError {
         metrics().objects_broken.inc();
         let oid = *self.object.oid();
+        raise(|| Alarm::Corruption { what: format!("object {oid} has the hash {found} and was set aside") });
         self.mismatched.entry(oid).and_upsert_with(|count| count.map_or(1, |c| c.into_value() + 1));
         // Whatever becomes of the file: it is wrong, and nobody may be given its end.
         if let Err(error) = self.store.quarantine_object(&self.object, &format!("the content's hash is {found}")) {

@@ -1,9 +1,11 @@
 //! What all fills share: turns at upstream, the state of the disk, and the bounds of the configuration.
 
 use super::through::{Parked, Stream};
+use crate::alarms::{Alarm, raise};
 use crate::config::WhenClientLeaves;
 use crate::metrics::metrics;
 use crate::store::StoreError;
+use prometheus::IntGauge;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -78,6 +80,9 @@ impl Disk {
         // Or a full disk would be filled with its own complaints.
         if failed.as_ref().is_none_or(|(at, _)| at.elapsed() >= DISK_RETRY_AFTER) {
             log::warn!("clients are served past the disk while it fails: {error}");
+            if matches!(error, StoreError::Full { .. } | StoreError::NoRoom { .. }) {
+                raise(|| Alarm::DiskShort { cause: error.to_string() });
+            }
             *failed = Some((Instant::now(), error.clone()));
         }
     }
@@ -101,6 +106,23 @@ pub(super) struct Turns {
 pub(super) struct Turn {
     _one: Option<OwnedSemaphorePermit>,
     _further: Option<OwnedSemaphorePermit>,
+    _counted: Counted,
+}
+
+/// Adds one to a gauge while it lives.
+struct Counted(&'static IntGauge);
+
+impl Counted {
+    fn new(gauge: &'static IntGauge) -> Counted {
+        gauge.inc();
+        Counted(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Turns {
@@ -110,13 +132,20 @@ impl Turns {
     }
 
     pub(super) async fn wait(&self) -> Turn {
-        // Never closed: an error would only mean that nothing bounds us.
-        Turn { _one: self.all.clone().acquire_owned().await.ok(), _further: None }
+        let one = match self.all.clone().try_acquire_owned() {
+            Ok(one) => Some(one),
+            Err(_) => {
+                let _waits = Counted::new(&metrics().fetches_waiting);
+                // Never closed: an error would only mean that nothing bounds us.
+                self.all.clone().acquire_owned().await.ok()
+            }
+        };
+        Turn { _one: one, _further: None, _counted: Counted::new(&metrics().fetches) }
     }
 
     pub(super) fn try_further(&self) -> Option<Turn> {
         let further = self.further.clone().try_acquire_owned().ok()?;
         let one = self.all.clone().try_acquire_owned().ok()?;
-        Some(Turn { _one: Some(one), _further: Some(further) })
+        Some(Turn { _one: Some(one), _further: Some(further), _counted: Counted::new(&metrics().fetches) })
     }
 }

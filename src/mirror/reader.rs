@@ -4,8 +4,10 @@ use super::error::MirrorError;
 use super::fill::Fill;
 use super::flights::Found;
 use super::through::Through;
+use crate::alarms::{Alarm, raise};
 use crate::metrics::metrics;
 use crate::source::SourceError;
+use crate::store::StoreError;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// One chunk handed to a client. Measured best from 256 KiB to 1 MiB.
 const CHUNK_LEN_MAX: u64 = 1 << 20;
+/// The same where it is copied: a client that stalls holds so much memory.
+const COPY_LEN_MAX: u64 = 256 << 10;
 /// Clients give up when no byte came for 10 s, and take a head for a sign of life; so a head never waits longer than this.
 const HEAD_WAIT_MAX: Duration = Duration::from_secs(7);
 /// While the whole is being verified, its last bytes trickle out, this far apart, so that the client stays.
@@ -49,15 +53,25 @@ struct Kept {
     last_block: Option<u64>,
     /// When it began to wait for the verdict on the whole.
     awaits_verdict_since: Option<Instant>,
+    /// Gives copies, not the pages of the file.
+    copies: bool,
 }
 
 impl Reader {
     pub(super) fn new(fill: Arc<Fill>) -> Reader {
         let span = 0..fill.object.size();
         Reader {
-            way: Way::Kept(Kept { fill, ticket: None, began: 0, last_block: None, awaits_verdict_since: None }),
+            way: Way::Kept(Kept { fill, ticket: None, began: 0, last_block: None, awaits_verdict_since: None, copies: false }),
             span,
             ready: None,
+        }
+    }
+
+    /// Gives copies from now on. The pages of a file are for the kernel alone, which tells of one that cannot be read by an error;
+    /// whoever looks at the bytes in this process, to encrypt them, would get a signal that ends it.
+    pub fn copy(&mut self) {
+        if let Way::Kept(kept) = &mut self.way {
+            kept.copies = true;
         }
     }
 
@@ -202,12 +216,13 @@ impl Kept {
         let position = span.start;
         let block = object.blocks().of_offset(position);
         let block_end = object.blocks().span(block).end;
+        let len_max = if self.copies { COPY_LEN_MAX } else { CHUNK_LEN_MAX };
         loop {
             // From here on no change is missed, awaited or not.
             let changed = fill.changed();
             let mut end = match fill.look(position, self.ticket)? {
                 Found::Block => {
-                    let end = block_end.min(span.end).min(position + CHUNK_LEN_MAX);
+                    let end = block_end.min(span.end).min(position + len_max);
                     if !self.make_usable(block, position..end).await? {
                         continue;
                     }
@@ -216,7 +231,7 @@ impl Kept {
                     }
                     end
                 }
-                Found::Landed(landed) => landed.min(span.end).min(position + CHUNK_LEN_MAX),
+                Found::Landed(landed) => landed.min(span.end).min(position + len_max),
                 Found::Nothing => {
                     self.last_block = Some(block);
                     if self.ticket.is_none() {
@@ -262,10 +277,16 @@ impl Kept {
                 if trickle == 0 {
                     continue;
                 }
-                return Ok(Some(object.read(position..position + trickle)?));
+                return Ok(Some(self.bytes(position..position + trickle)?));
             }
-            return Ok(Some(object.read(position..end)?));
+            return Ok(Some(self.bytes(position..end)?));
         }
+    }
+
+    /// The bytes of a span that has been written.
+    fn bytes(&self, span: Range<u64>) -> Result<Bytes, StoreError> {
+        let object = &self.fill.object;
+        if self.copies { object.copy(span) } else { object.read(span) }
     }
 
     /// Proves a block against its checksum when it comes from the disk: on its first use, and when its pages have left
@@ -290,6 +311,7 @@ impl Kept {
         let usable = outcome.await??;
         if !usable {
             metrics().blocks_broken.inc();
+            raise(|| Alarm::Corruption { what: format!("block {block} of object {} on the disk", object.oid()) });
             log::warn!("broken block object={} block={block}: it is fetched again", object.oid());
             // A new wish: the old one may have run past this block, and couriers look only at wishes.
             self.fill.dispatch();

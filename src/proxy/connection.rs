@@ -10,7 +10,7 @@
 use super::raw;
 use crate::hub::HubError;
 use crate::limits::Client;
-use crate::metrics::metrics;
+use crate::metrics::{Answered, metrics};
 use async_trait::async_trait;
 use pingora_core::protocols::tls::{ALPN, SslDigest, TlsRef};
 use pingora_core::protocols::{
@@ -130,7 +130,8 @@ impl Connection {
     }
 
     fn say(&mut self, cx: &mut Context<'_>, error: &HubError) {
-        metrics().answered("unreadable", error.status, 0, 0.0);
+        let (first_byte, took) = (Duration::ZERO, Duration::ZERO);
+        metrics().answered(&Answered { route: "unreadable", status: error.status, sent_len: 0, first_byte, took });
         log::info!("refused client={} status={} error={:?}", self.client, error.status, error.message);
         // One try: whoever sends heads like this is not waited for.
         if let Poll::Ready(Ok(_)) = Pin::new(&mut self.inner).poll_write(cx, &raw::answer(error)) {

@@ -1,4 +1,5 @@
-//! The door: counts connections, lets those in for whom there is room, and gives each its patience.
+//! The doors, one for plain HTTP and perhaps one for TLS: they count connections, let those in for whom there is room, and give each
+//! its patience.
 
 use super::{connection::Connection, raw};
 use crate::config;
@@ -6,7 +7,12 @@ use crate::hub::HubError;
 use crate::limits::{Client, Limits, Ticket};
 use crate::metrics::metrics;
 use async_trait::async_trait;
-use pingora_core::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
+use pingora_core::{
+    apps::ServerApp,
+    listeners::tls::Acceptor,
+    protocols::{Peek, Stream, l4},
+    server::ShutdownWatch,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,6 +27,9 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// After this many seconds another try makes sense.
 const RETRY_AFTER: u64 = 5;
 
+/// The first byte of whoever speaks TLS: a record that carries a handshake.
+const TLS_HANDSHAKE: u8 = 22;
+
 /// An app behind a door.
 pub struct Front<A> {
     inner: Arc<A>,
@@ -29,20 +38,35 @@ pub struct Front<A> {
     connections_max: u64,
     head_timeout: Duration,
     send_timeout: Duration,
-    farewells: Semaphore,
+    farewells: Arc<Semaphore>,
+    /// Where this door speaks TLS.
+    tls: Option<Acceptor>,
 }
 
 impl<A> Front<A> {
     /// `connections_max` is what the system allows, which may be less than what is configured.
-    pub fn new(inner: A, limits: Arc<Limits>, config: &config::Server, connections_max: u64) -> Front<A> {
+    pub fn new(inner: Arc<A>, limits: Arc<Limits>, config: &config::Server, connections_max: u64) -> Front<A> {
         Front {
-            inner: Arc::new(inner),
+            inner,
             limits,
             connections: Arc::default(),
             connections_max: connections_max.min(config.connections),
             head_timeout: config.head_timeout,
             send_timeout: config.send_timeout,
-            farewells: Semaphore::new(FAREWELLS_MAX),
+            farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
+            tls: None,
+        }
+    }
+
+    /// Returns another door to the same app, which speaks TLS. Connections of both are counted together.
+    pub fn with_tls(&self, acceptor: Acceptor) -> Front<A> {
+        Front {
+            inner: self.inner.clone(),
+            limits: self.limits.clone(),
+            connections: self.connections.clone(),
+            farewells: self.farewells.clone(),
+            tls: Some(acceptor),
+            ..*self
         }
     }
 
@@ -71,8 +95,13 @@ impl<A> Front<A> {
 
     /// Answers one that is not let in. The answer comes after what the client has begun to send, and the close after it has
     /// read the answer: a socket that is closed over unread bytes is reset, and then the answer is lost.
-    async fn turn_away(&self, mut stream: Stream, error: &HubError) {
+    async fn turn_away(&self, stream: Stream, error: &HubError) {
         let Ok(_farewell) = self.farewells.try_acquire() else { return };
+        let Ok(Ok(stream)) = timeout(FAREWELL_MAX, self.secure(stream)).await else { return };
+        self.farewell(stream, error).await;
+    }
+
+    async fn farewell(&self, mut stream: Stream, error: &HubError) {
         let mut unread = [0; 2048];
         let _ = timeout(FAREWELL_MAX, stream.read(&mut unread)).await;
         let said = async {
@@ -82,6 +111,52 @@ impl<A> Front<A> {
         if let Ok(Ok(())) = timeout(FAREWELL_MAX, said).await {
             let _ = timeout(FAREWELL_MAX, async { while matches!(stream.read(&mut unread).await, Ok(1..)) {} }).await;
         }
+    }
+}
+
+/// Why a connection never spoke TLS.
+enum Insecure {
+    /// It speaks plain HTTP, so it can be told.
+    Plain(Stream),
+    Broken(String),
+}
+
+impl<A> Front<A> {
+    /// Agrees on TLS with the client, where this door speaks it.
+    async fn secure(&self, stream: Stream) -> Result<Stream, Insecure> {
+        let Some(acceptor) = &self.tls else { return Ok(stream) };
+        let broken = |cause: &dyn std::fmt::Display| Insecure::Broken(cause.to_string());
+        let stream = stream.into_any().downcast::<l4::stream::Stream>();
+        let mut stream = stream.map_err(|_| broken(&"the connection is no socket"))?;
+        let mut first = [0];
+        stream.try_peek(&mut first).await.map_err(|error| broken(&error))?;
+        if first[0] != TLS_HANDSHAKE {
+            return Err(Insecure::Plain(stream));
+        }
+        match acceptor.tls_handshake(*stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(broken(&error)),
+        }
+    }
+
+    /// The same in bounded time. Who does not get there is told why where that is possible; a client that does not trust the
+    /// certificate tells nobody but us, so the log says it.
+    async fn secured(&self, stream: Stream) -> Option<Stream> {
+        let client = self.client(&stream);
+        let cause = match timeout(self.head_timeout, self.secure(stream)).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(Insecure::Plain(stream))) => {
+                if let Ok(_farewell) = self.farewells.try_acquire() {
+                    self.farewell(stream, &HubError::speaks_tls()).await;
+                }
+                "it speaks plain HTTP".to_owned()
+            }
+            Ok(Err(Insecure::Broken(cause))) => cause,
+            Err(_) => "it took longer than server.head_timeout".to_owned(),
+        };
+        metrics().tls_failures.inc();
+        log::info!("no TLS client={client} cause={cause:?}");
+        None
     }
 }
 
@@ -97,6 +172,11 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Front<A> {
         };
         match let_in {
             Ok(_ticket) => {
+                let secured = tokio::select! {
+                    secured = self.secured(stream) => secured,
+                    _ = ends.wait_for(|ends| *ends) => None,
+                };
+                let stream = secured?;
                 let client = self.client(&stream);
                 let stream = Connection::new(stream, client, self.head_timeout, self.send_timeout);
                 self.inner.process_new(Box::new(stream), shutdown).await

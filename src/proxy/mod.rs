@@ -22,10 +22,11 @@ use crate::access::{Access, Admission};
 use crate::config::Config;
 use crate::hub::{ApiTarget, FilePath, HubError, Oid, Own, RangeAsk, RepoId, Revision, Route};
 use crate::limits::{Client, Limits, Ticket};
-use crate::metrics::metrics;
+use crate::metrics::{Answered, metrics};
 use crate::mirror::{FileInfo, Mirror, MirrorError, Reader};
 use crate::source::{SourceError, Token};
 use async_trait::async_trait;
+use bytes::Bytes;
 use connection::Connection;
 use file::Found;
 use http::{Method, header};
@@ -59,6 +60,8 @@ pub struct HubProxy {
 /// What one request carries from hook to hook.
 pub struct Ctx {
     started: Instant,
+    /// From there to the first byte of the body.
+    first_byte: Option<Duration>,
     label: &'static str,
     file: Option<FileInfo>,
     /// The request itself goes upstream.
@@ -295,6 +298,9 @@ impl HubProxy {
         if let Some(span) = first.filter(|_| sends_body) {
             let prepared = async {
                 let mut reader = self.mirror.read(&file, token, admission).await?;
+                if respond::is_tls(session) {
+                    reader.copy();
+                }
                 reader.prepare(span).await.map(|()| reader)
             };
             ctx.reader = match prepared.await {
@@ -362,6 +368,7 @@ impl ProxyHttp for HubProxy {
     fn new_ctx(&self) -> Ctx {
         Ctx {
             started: Instant::now(),
+            first_byte: None,
             label: "unknown",
             file: None,
             passes: false,
@@ -444,6 +451,19 @@ impl ProxyHttp for HubProxy {
         Ok(())
     }
 
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Duration>> {
+        if ctx.first_byte.is_none() && body.as_ref().is_some_and(|bytes| !bytes.is_empty()) {
+            ctx.first_byte = Some(ctx.started.elapsed());
+        }
+        Ok(None)
+    }
+
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         if ctx.passes {
             return Ok(Box::new(self.write_peer()));
@@ -510,7 +530,9 @@ impl ProxyHttp for HubProxy {
         let status = session.response_written().map_or(0, |r| r.status.as_u16());
         let sent = session.body_bytes_sent() as u64;
         let took = ctx.started.elapsed();
-        metrics().answered(ctx.label, status, sent, took.as_secs_f64());
+        // The mirror's own answers are written at once, head and body.
+        let first_byte = ctx.first_byte.unwrap_or(took);
+        metrics().answered(&Answered { route: ctx.label, status, sent_len: sent, first_byte, took });
         let head = session.req_header();
         let path = head.raw_path().split(|&byte| byte == b'?').next().unwrap_or_default();
         let path = String::from_utf8_lossy(&path[..path.len().min(LOGGED_PATH_MAX)]);

@@ -84,6 +84,11 @@ fn keepalive(session: &mut Session) -> Option<u64> {
     if session.is_body_empty() || session.is_body_done() { seconds } else { None }
 }
 
+/// Whether the client speaks TLS with this process.
+pub(super) fn is_tls(session: &Session) -> bool {
+    session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
+}
+
 /// Where the client reached this mirror: for links that lead back to it.
 pub(super) fn base(session: &Session, public_url: &str) -> String {
     if !public_url.is_empty() {
@@ -93,5 +98,6 @@ pub(super) fn base(session: &Session, public_url: &str) -> String {
     let host = request.headers.get(header::HOST).and_then(|v| v.to_str().ok());
     let authority = request.uri.authority().map(|a| a.as_str());
     let is_host = |h: &&str| !h.is_empty() && h.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b));
-    format!("http://{}", authority.or(host).filter(is_host).unwrap_or("localhost"))
+    let scheme = if is_tls(session) { "https" } else { "http" };
+    format!("{scheme}://{}", authority.or(host).filter(is_host).unwrap_or("localhost"))
 }

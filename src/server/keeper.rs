@@ -2,6 +2,7 @@
 //! gauges of the disk.
 
 use crate::{
+    alarms::{Alarm, raise},
     config::{Config, EvictionStrategy},
     hub::{Commit, Oid, RepoId},
     metrics::metrics,
@@ -22,6 +23,7 @@ const FLUSH_EVERY: Duration = Duration::from_secs(60);
 /// Tells the store what it may keep, and who keeps objects open.
 pub(super) fn introduce(config: &Config, store: &Store, mirror: &Arc<Mirror>) {
     store.set_limits(limits(config));
+    set(&metrics().eviction_max_bytes, config.eviction.max_size);
     store.set_borrower(Arc::new(Warm { mirror: Arc::downgrade(mirror) }));
 }
 
@@ -77,7 +79,10 @@ fn look(store: &Store, pass_due: bool, flush_due: bool) {
         store.flush_reads();
     }
     match store.space() {
-        Ok((free_len, _)) => set(&metrics().disk_free_bytes, free_len),
+        Ok((free_len, total_len)) => {
+            set(&metrics().disk_free_bytes, free_len);
+            set(&metrics().disk_size_bytes, total_len);
+        }
         Err(error) => log::warn!("cannot measure the disk: {error}"),
     }
     set(&metrics().disk_used_bytes, store.kept_len());
@@ -120,10 +125,19 @@ impl Borrower for Warm {
         let metrics = metrics();
         let reason = pass.need.map_or("none", |need| need.reason.as_str());
         metrics.evicted(reason, pass.evicted_count, pass.evicted_len);
-        if pass.falls_short() {
-            metrics.eviction_short.inc();
+        match pass.need.filter(|_| pass.falls_short()) {
+            Some(need) => {
+                metrics.eviction_short.inc();
+                let gone_len = pass.evicted_len + pass.quarantine_removed_len;
+                let (short_len, reason) = (need.len_min.saturating_sub(gone_len), need.reason.as_str());
+                let cause = format!("eviction.{reason} is passed by {short_len} bytes, and what is left is pinned or in use");
+                raise(|| Alarm::DiskShort { cause });
+            }
+            None => raise(|| Alarm::DiskEased),
         }
         metrics.eviction_pass_seconds.set(pass.took.as_secs_f64());
+        set(&metrics.disk_short, u64::from(pass.falls_short()));
+        set(&metrics.quarantine_bytes, pass.quarantine_len);
         set(&metrics.pinned_objects, pass.pinned_count);
         set(&metrics.blobs, pass.blob_count - pass.evicted_count);
     }

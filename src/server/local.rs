@@ -88,7 +88,7 @@ fn start_in_background(mut config: Config) -> Result<Running, ServeError> {
             let _ = stopped.await;
         };
         let ended: Result<Ended, ServeError> =
-            runtime.block_on(serve(&config, store, socket, asked, |_| drop(started.send(Ok(())))));
+            runtime.block_on(serve(&config, store, socket, None, asked, |_, _| drop(started.send(Ok(())))));
         if let Err(error) = ended {
             log::error!("the mirror of this process has ended: {error}");
             let _ = report.send(Err(error));

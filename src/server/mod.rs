@@ -11,6 +11,9 @@ mod drain;
 mod keeper;
 mod listen;
 mod local;
+mod notify;
+mod tls;
+mod webhook;
 
 pub use keeper::limits;
 pub use listen::reachable;
@@ -18,20 +21,25 @@ pub use local::{MirrorAt, mirror_for};
 
 use crate::{
     admin::Desk,
+    alarms,
     config::Config,
+    journal,
     limits::Limits,
     mirror::{Mirror, warm_objects_max},
     proxy::{Front, HubProxy},
+    source::Hook,
     store::{Store, StoreError, StoreOptions},
 };
 use drain::Drained;
 use listen::Socket;
+use notify::State;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::services::listening::Service;
 use std::{future::Future, io, net::SocketAddr, sync::Arc, thread, time::Duration};
+use tls::Certificate;
 use tokio::{
     runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
 };
@@ -60,6 +68,8 @@ pub enum ServeError {
          directory"
     )]
     OtherUpstream { address: SocketAddr, upstream: String, named: String },
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     #[error("cannot start threads or watch for signals: {0}")]
     System(#[from] io::Error),
     /// The accept loop has ended by itself, which is a fault of the program.
@@ -92,15 +102,28 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
     survive_file_size_limit();
     let store = open_store(config)?;
     let socket = Socket::bind(&config.server.listen, "choose another with --listen ADDR:PORT (port 0 takes any free one)")?;
+    let secure = Secure::open(config)?;
     let runtime = new_runtime(config)?;
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let certificate = secure.as_ref().map(|secure| secure.certificate.clone());
+        if let Some(hook) = Hook::new(&config.upstream, config.alerts.webhook.expose())
+            && let Some(raised) = alarms::listen()
+        {
+            tokio::spawn(webhook::tell(raised, hook));
+        }
+        tokio::spawn(reload(signal(SignalKind::hangup())?, certificate));
         let asked = async {
             terminate.recv().await;
+            notify::tell(State::Stopping);
         };
+        tokio::spawn(notify::keep_alive());
         tokio::select! {
-            ended = serve(config, store, socket, asked, |address| announce(config, address)) => ended,
+            ended = serve(config, store, socket, secure, asked, |address, secure| {
+                announce(config, address, secure);
+                notify::tell(State::Ready);
+            }) => ended,
             // Cuts a drain short as well.
             _ = interrupt.recv() => Ok(Ended::AtOnce),
         }
@@ -118,8 +141,9 @@ async fn serve(
     config: &Config,
     store: Arc<Store>,
     socket: Socket,
+    secure: Option<Secure>,
     stop: impl Future<Output = ()>,
-    started: impl FnOnce(SocketAddr),
+    started: impl FnOnce(SocketAddr, Option<SocketAddr>),
 ) -> Result<Ended, ServeError> {
     let address = socket.address();
     let mirror = Mirror::new(config, store.clone());
@@ -127,12 +151,18 @@ async fn serve(
     let tidied = mirror.clone();
     let limits = Arc::new(Limits::new(&config.server));
     let desk = pingora_proxy::http_proxy(&pingora_conf(), HubProxy::new(config, mirror, limits.clone()));
-    let front = Front::new(desk, limits, &config.server, connections_max(config));
+    let front = Front::new(Arc::new(desk), limits, &config.server, connections_max(config));
     let connections = front.connections();
     let (stop_sender, shutdown) = watch::channel(false);
 
     // Dropped with everything in it when this function ends.
     let mut services = JoinSet::new();
+    let mut secure_address = None;
+    if let Some(Secure { socket, certificate }) = secure {
+        secure_address = Some(socket.address());
+        let front = front.with_tls(certificate.acceptor()?);
+        services.spawn(socket.serve(Service::new("mirror by TLS".to_owned(), front), shutdown.clone()));
+    }
     services.spawn(socket.serve(Service::new("mirror".to_owned(), front), shutdown.clone()));
     if !config.metrics.listen.is_empty() {
         let socket = Socket::bind(&config.metrics.listen, "choose another with --set metrics.listen=ADDR:PORT")?;
@@ -156,7 +186,7 @@ async fn serve(
         &serde_json::json!({ "pid": std::process::id(), "listen": address.to_string(), "upstream": config.upstream.url })
             .to_string(),
     )?;
-    started(address);
+    started(address, secure_address);
 
     tokio::select! {
         () = stop => {}
@@ -180,6 +210,45 @@ async fn serve(
     })
 }
 
+/// The second door, where the configuration wants one.
+struct Secure {
+    socket: Socket,
+    certificate: Arc<Certificate>,
+}
+
+impl Secure {
+    fn open(config: &Config) -> Result<Option<Secure>, ServeError> {
+        if config.tls.listen.is_empty() {
+            return Ok(None);
+        }
+        let certificate = Certificate::read(&config.tls)?;
+        let socket = Socket::bind(&config.tls.listen, "choose another with --set tls.listen=ADDR:PORT")?;
+        Ok(Some(Secure { socket, certificate }))
+    }
+}
+
+/// Reads anew what may be changed under a running server, at each SIGHUP. Without anything of the kind it is taken all the same, or it
+/// would end the process.
+async fn reload(mut hangups: Signal, certificate: Option<Arc<Certificate>>) {
+    while hangups.recv().await.is_some() {
+        notify::tell(State::Reloading);
+        renew(certificate.clone()).await;
+        notify::tell(State::Ready);
+    }
+}
+
+async fn renew(certificate: Option<Arc<Certificate>>) {
+    let Some(certificate) = certificate else {
+        log::info!("SIGHUP: there is no tls.certificate to read again");
+        return;
+    };
+    match tokio::task::spawn_blocking(move || certificate.renew()).await {
+        Ok(Ok(())) => log::info!("SIGHUP: tls.certificate was read again; new connections get it"),
+        Ok(Err(error)) => log::error!("SIGHUP: the old certificate stays, for the new one cannot be used: {error}"),
+        Err(error) => log::error!("SIGHUP: the old certificate stays: {error}"),
+    }
+}
+
 fn open_store(config: &Config) -> Result<Arc<Store>, ServeError> {
     Ok(Arc::new(Store::open(&config.store.repos, StoreOptions { block_size: config.store.block_size })?))
 }
@@ -200,19 +269,20 @@ fn pingora_conf() -> Arc<ServerConf> {
 }
 
 /// Says on stderr, past the logger, that connections are accepted; scripts wait for this line.
-fn announce(config: &Config, address: SocketAddr) {
+fn announce(config: &Config, address: SocketAddr, secure: Option<SocketAddr>) {
     let url = match config.server.public_url.as_str() {
         "" => format!("http://{}", reachable(address)),
         public => public.to_owned(),
     };
     let offline = if config.upstream.offline { " (offline)" } else { "" };
     let everywhere = if address.ip().is_unspecified() { format!(", listening on {address}") } else { String::new() };
-    eprintln!(
-        "dingospeed {} mirrors {}{offline} into {}{everywhere}; point clients here: export HF_ENDPOINT={url}",
+    let secure = secure.map(|address| format!(", TLS on {address}")).unwrap_or_default();
+    journal::say(&format!(
+        "dingospeed {} mirrors {}{offline} into {}{everywhere}{secure}; point clients here: export HF_ENDPOINT={url}",
         env!("CARGO_PKG_VERSION"),
         config.upstream.url,
         config.store.repos.display()
-    );
+    ));
 }
 
 /// Where files may not grow beyond a size (`ulimit -f`), writing fails like on a full disk, instead of ending the process.

@@ -107,7 +107,7 @@ impl Client {
         };
         match &outcome {
             Ok(body) => {
-                metrics().asked_upstream(ask.kind, &body.status.to_string());
+                metrics().asked_upstream(ask.kind, Some(body.status), pass.waited());
                 if let Some((kind, budget)) = &ask.budget {
                     let account = Account::read(kind, body.status, &body.headers);
                     if let Some(hold) = account.hold {
@@ -118,7 +118,7 @@ impl Client {
                 pass.answered(body.status);
             }
             Err(error) => {
-                metrics().asked_upstream(ask.kind, "error");
+                metrics().asked_upstream(ask.kind, None, pass.waited());
                 let is_long = pass.waited() >= self.silent_min;
                 match error {
                     SourceError::Unreachable { cause, .. } if is_long => pass.failed(Failure::Silent, cause),
@@ -135,7 +135,7 @@ impl Client {
         outcome
     }
 
-    async fn exchange(&self, ask: &Ask<'_>) -> Result<Body, SourceError> {
+    pub(super) async fn exchange(&self, ask: &Ask<'_>) -> Result<Body, SourceError> {
         let host = || ask.url.authority();
         let peer = self.peer(ask.url);
         let failed = |e: Box<Error>| failure(&host(), &e);

@@ -2,6 +2,7 @@
 
 use super::breaker::{Breaker, Change, Failure, Reason, Subject, Verdict};
 use super::{SourceError, Url};
+use crate::alarms::{Alarm, raise};
 use crate::metrics::metrics;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -85,7 +86,10 @@ impl Hosts {
         let probe = match verdict {
             Verdict::Pass => false,
             Verdict::Probe => true,
-            Verdict::Closed { reason, since, retry_in } => return Err(host.closed(reason, now - since, retry_in)),
+            Verdict::Closed { reason, since, retry_in } => {
+                metrics().upstream_skipped(&host.label);
+                return Err(host.closed(reason, now - since, retry_in));
+            }
         };
         Ok(Pass { host, subject, probe, asked_at: now, told: false })
     }
@@ -122,10 +126,16 @@ impl Host {
                 };
                 log::warn!("down upstream={} cause={cause:?}; what is kept is served, and it is asked now and then", self.name);
                 metrics().upstream_opened(&self.label);
+                if self.label != CDN {
+                    raise(|| Alarm::UpstreamDown { upstream: self.name.clone(), cause });
+                }
                 self.gauge(false);
             }
             Some(Change::Back { after }) => {
                 log::warn!("back upstream={} after_seconds={:.1}", self.name, after.as_secs_f64());
+                if self.label != CDN {
+                    raise(|| Alarm::UpstreamBack { upstream: self.name.clone() });
+                }
                 self.gauge(true);
             }
         }

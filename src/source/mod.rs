@@ -13,6 +13,7 @@ mod budget;
 mod client;
 mod dialer;
 mod error;
+mod hook;
 mod hosts;
 mod origin;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use asking::Asking;
 pub use body::Body;
 pub(crate) use budget::retry_after;
 pub use error::SourceError;
+pub use hook::Hook;
 pub use origin::{Located, Origin, Reply};
 pub use token::Token;
 pub use url::Url;

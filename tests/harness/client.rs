@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// How long one read may take: a mirror that is silent for longer fails the test.
@@ -50,11 +50,16 @@ pub(crate) struct Sum {
 
 /// One connection. Answers are read in order, so requests may be pipelined; dropping it mid-body is a client that went away.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: BytesMut,
     body: Framing,
     ended_by_peer: bool,
 }
+
+/// What a connection runs over: TCP, or TLS over it.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// Where the body that is being read ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,7 +79,12 @@ impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Connection {
         let stream =
             TcpStream::connect(address).await.unwrap_or_else(|error| panic!("connect to the mirror at {address}: {error}"));
-        Connection { stream, buffer: BytesMut::new(), body: Framing::Done, ended_by_peer: false }
+        Connection::over(stream)
+    }
+
+    /// Speaks over whatever is open already.
+    pub(crate) fn over(stream: impl Stream + 'static) -> Connection {
+        Connection { stream: Box::new(stream), buffer: BytesMut::new(), body: Framing::Done, ended_by_peer: false }
     }
 
     /// Sends bytes as they are.

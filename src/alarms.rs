@@ -1,0 +1,201 @@
+//! What the operator should be told of at once, and how often.
+//!
+//! Whoever meets trouble calls [`raise`], which costs nothing where nobody listens and never waits. What is told of it, and when, is
+//! decided by [`Docket`], a pure one: the clock is an argument.
+
+use crate::metrics::metrics;
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Alarms on their way to who tells them. More than so many at a moment say nothing new.
+const RAISED_MAX: usize = 256;
+/// A subject is told of at once, and then not again for so long: what happens meanwhile is told as one.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// A configured upstream does not answer.
+    UpstreamDown { upstream: String, cause: String },
+    /// It does again.
+    UpstreamBack { upstream: String },
+    /// There is too little room, all eviction done.
+    DiskShort { cause: String },
+    /// There is room again.
+    DiskEased,
+    /// Bytes were not what their name or their checksum says. They were not served, and are fetched again.
+    Corruption { what: String },
+}
+
+/// One message to the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// `upstream`, `disk` or `corruption`.
+    pub alarm: &'static str,
+    /// Which upstream; empty for the others.
+    pub subject: String,
+    /// False once it is over.
+    pub is_firing: bool,
+    /// How often it has happened since the last message on it.
+    pub count: u64,
+    pub text: String,
+}
+
+static RAISED: OnceLock<mpsc::Sender<Alarm>> = OnceLock::new();
+
+/// Returns what is raised in this process from now on; `None` if somebody has asked before.
+pub fn listen() -> Option<mpsc::Receiver<Alarm>> {
+    let (sender, receiver) = mpsc::channel(RAISED_MAX);
+    RAISED.set(sender).ok().map(|()| receiver)
+}
+
+/// Passes an alarm on, if anybody listens and is not overwhelmed.
+pub fn raise(alarm: impl FnOnce() -> Alarm) {
+    if let Some(sender) = RAISED.get()
+        && sender.try_send(alarm()).is_err()
+    {
+        metrics().alarm("dropped");
+    }
+}
+
+/// What there is to tell, by subject.
+#[derive(Debug, Default)]
+pub struct Docket {
+    subjects: BTreeMap<(&'static str, String), Subject>,
+}
+
+#[derive(Debug, Default)]
+struct Subject {
+    /// What was said last; at first that all is well.
+    told_firing: bool,
+    told_at: Option<Instant>,
+    /// The latest, with the count of all since the last message.
+    pending: Option<Message>,
+}
+
+impl Docket {
+    /// Notes an alarm. What is already told is not noted again.
+    pub fn note(&mut self, alarm: Alarm) {
+        let message = Message::of(alarm);
+        let subject = self.subjects.entry((message.alarm, message.subject.clone())).or_default();
+        let lasts = message.alarm != "corruption";
+        if lasts && message.is_firing == subject.told_firing {
+            // As it was told; whatever came between is over.
+            subject.pending = None;
+            return;
+        }
+        let count = subject.pending.as_ref().map_or(0, |pending| pending.count) + 1;
+        subject.pending = Some(Message { count, ..message });
+    }
+
+    /// Returns when the next message is due; `None` while there is nothing to tell.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        self.subjects.values().filter(|subject| subject.pending.is_some()).map(|subject| subject.due(now)).min()
+    }
+
+    /// Takes a message that is due.
+    pub fn take(&mut self, now: Instant) -> Option<Message> {
+        let subject = self.subjects.values_mut().find(|subject| subject.pending.is_some() && subject.due(now) <= now)?;
+        let message = subject.pending.take()?;
+        subject.told_at = Some(now);
+        subject.told_firing = message.is_firing;
+        Some(message)
+    }
+}
+
+impl Subject {
+    fn due(&self, now: Instant) -> Instant {
+        self.told_at.map_or(now, |told_at| told_at + QUIET)
+    }
+}
+
+impl Message {
+    fn of(alarm: Alarm) -> Message {
+        let message = |alarm, subject, is_firing, text| Message { alarm, subject, is_firing, count: 1, text };
+        match alarm {
+            Alarm::UpstreamDown { upstream, cause } => {
+                let text = format!("the mirror's upstream {upstream} is down: {cause}; what is kept is served");
+                message("upstream", upstream, true, text)
+            }
+            Alarm::UpstreamBack { upstream } => {
+                let text = format!("the mirror's upstream {upstream} answers again");
+                message("upstream", upstream, false, text)
+            }
+            Alarm::DiskShort { cause } => {
+                let text = format!("the mirror's disk is too full to keep more: {cause}; downloads go on past the disk");
+                message("disk", String::new(), true, text)
+            }
+            Alarm::DiskEased => message("disk", String::new(), false, "the mirror's disk has room again".to_owned()),
+            Alarm::Corruption { what } => {
+                let text = format!("the mirror has found wrong bytes: {what}; they are fetched again");
+                message("corruption", String::new(), true, text)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn down() -> Alarm {
+        Alarm::UpstreamDown { upstream: "hub".into(), cause: "silence".into() }
+    }
+
+    fn back() -> Alarm {
+        Alarm::UpstreamBack { upstream: "hub".into() }
+    }
+
+    #[test]
+    fn a_change_is_told_once_and_its_end_too() {
+        let (mut docket, now) = (Docket::default(), Instant::now());
+        docket.note(back());
+        docket.note(Alarm::DiskEased);
+        assert_eq!(docket.due(now), None, "that all is well is no news");
+        docket.note(down());
+        docket.note(down());
+        assert_eq!(docket.due(now), Some(now));
+        let told = docket.take(now).unwrap();
+        assert_eq!((told.alarm, told.is_firing, told.count), ("upstream", true, 2));
+        assert!(told.text.contains("hub") && told.text.contains("silence"));
+        docket.note(down());
+        assert_eq!((docket.due(now), docket.take(now)), (None, None));
+        docket.note(back());
+        assert_eq!(docket.due(now), Some(now + QUIET));
+        assert_eq!(docket.take(now + QUIET / 2), None);
+        assert!(!docket.take(now + QUIET).unwrap().is_firing);
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_told_as_it_stands_in_the_end() {
+        let (mut docket, now) = (Docket::default(), Instant::now());
+        docket.note(down());
+        docket.take(now).unwrap();
+        for _ in 0..100 {
+            docket.note(back());
+            docket.note(down());
+        }
+        assert_eq!(docket.due(now), None);
+        docket.note(back());
+        assert!(!docket.take(now + QUIET).unwrap().is_firing);
+    }
+
+    #[test]
+    fn corruption_is_news_each_time_but_one_message_a_minute() {
+        let (mut docket, now) = (Docket::default(), Instant::now());
+        for n in 0..10 {
+            docket.note(Alarm::Corruption { what: format!("object {n}") });
+            if n == 0 {
+                assert_eq!(docket.take(now).unwrap().count, 1);
+            }
+        }
+        docket.note(down());
+        assert_eq!(docket.take(now).unwrap().alarm, "upstream", "subjects do not wait for each other");
+        assert_eq!(docket.take(now), None);
+        let told = docket.take(now + QUIET).unwrap();
+        assert_eq!(told.count, 9);
+        assert!(told.text.contains("object 9"));
+    }
+}

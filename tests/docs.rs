@@ -1,0 +1,178 @@
+//! The pages of `docs/`: every command in them is run, every message they quote is in the source, every key they name exists.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dingospeed::config::Config;
+use fake_hub::{FakeHub, noise};
+use tokio::process::Command;
+
+use crate::harness::{Mirror, program, root, run_within};
+
+/// Programs of the system that pages tell to use, and that a test must not: each only says what it was told to do.
+const STAND_INS: [&str; 7] = ["systemctl", "journalctl", "dpkg", "docker", "kubectl", "install", "adduser"];
+
+fn pages() -> Vec<(String, String)> {
+    let mut pages: Vec<(String, String)> = std::fs::read_dir(root().join("docs"))
+        .expect("docs/")
+        .map(|entry| entry.expect("an entry").path())
+        .map(|path| (path.display().to_string(), std::fs::read_to_string(&path).expect("a page")))
+        .collect();
+    pages.sort();
+    assert!(pages.len() >= 5, "{pages:?}");
+    pages
+}
+
+/// The contents of the blocks of a page that are marked as `language`.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let mark = format!("```{language}\n");
+    page.split(&mark).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+}
+
+fn sources() -> String {
+    fn walk(path: &Path, text: &mut String) {
+        for entry in std::fs::read_dir(path).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                walk(&path, text);
+            } else {
+                text.push_str(&std::fs::read_to_string(&path).expect("a source"));
+            }
+        }
+    }
+    let mut text = String::new();
+    walk(&root().join("src"), &mut text);
+    joined(&text)
+}
+
+/// Text literals that go on after a line's end are one.
+fn joined(text: &str) -> String {
+    let mut pieces = text.split("\\\n");
+    let mut whole = pieces.next().unwrap_or_default().to_owned();
+    pieces.for_each(|piece| whole.push_str(piece.trim_start()));
+    whole
+}
+
+/// Makes an executable file.
+fn script(path: PathBuf, text: &str) {
+    std::fs::write(&path, text).expect("a written file");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_of_the_pages_runs() {
+    for (name, page) in pages() {
+        let hub = FakeHub::start().await;
+        hub.model("openai-community/gpt2").file("config.json", "{}").lfs("model.safetensors", noise(3, 2 << 20)).commit("first");
+        hub.dataset("rajpurkar/squad").file("README.md", "# squad").commit("first");
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let tools = folder.path().join("tools");
+        std::fs::create_dir(&tools).expect("a directory");
+        std::os::unix::fs::symlink(program(), tools.join("dingospeed")).expect("a link");
+        for stand_in in STAND_INS {
+            script(tools.join(stand_in), &format!("#!/bin/sh\necho \"{stand_in} $*\"\n"));
+        }
+        script(tools.join("sudo"), "#!/bin/sh\nexec \"$@\"\n");
+        let etc = folder.path().join("etc");
+        std::fs::create_dir(&etc).expect("a directory");
+        std::fs::copy(root().join("conf/dingospeed.yaml"), etc.join("dingospeed.yaml")).expect("a copy");
+        let mirror = Mirror::start(&hub).await;
+        let places = [
+            ("http://127.0.0.1:8090", mirror.url().to_owned()),
+            ("/var/lib/dingospeed", mirror.repos().display().to_string()),
+            ("/etc/dingospeed", etc.display().to_string()),
+        ];
+        for block in blocks(&page, "sh") {
+            let text = places.iter().fold(block.clone(), |text, (from, to)| text.replace(from, to));
+            let path =
+                format!("{}:{}:/usr/local/bin:/usr/bin:/bin", tools.display(), root().join(".venvs/hub-1.33.0/bin").display());
+            let mut command = Command::new("bash");
+            command.args(["-euo", "pipefail", "-c", &text]).current_dir(folder.path()).env_clear();
+            command.env("PATH", path).env("HOME", folder.path()).env("HF_HUB_DISABLE_TELEMETRY", "1");
+            let ran = run_within(Duration::from_secs(120), command, &block).await;
+            assert!(ran.ok, "{name}:\n{block}\nfailed:\n{}{}", ran.stdout, ran.stderr);
+        }
+    }
+}
+
+#[test]
+fn every_yaml_of_the_pages_is_a_legal_configuration() {
+    for (name, page) in pages() {
+        for block in blocks(&page, "yaml") {
+            if let Err(mistakes) = Config::from_yaml(&block) {
+                panic!("{name}:\n{block}\n{mistakes:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_key_is_explained_and_exists() {
+    let page = std::fs::read_to_string(root().join("docs/configuration.md")).expect("the page");
+    for key in Config::keys() {
+        let row = format!("| `{}` | `{}` |", key.name, if key.default.is_empty() { "\"\"" } else { key.default });
+        assert!(page.contains(&row), "docs/configuration.md lacks the row {row}");
+    }
+    let known: BTreeSet<&str> = Config::keys().iter().map(|key| key.name).collect();
+    for line in page.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let name = line.split('`').next().unwrap_or_default();
+        assert!(known.contains(name), "docs/configuration.md explains `{name}`, which is no key");
+    }
+}
+
+/// The messages of `docs/troubleshooting.md`: what stands in the first column, in which `…` stands for what differs.
+fn quoted() -> Vec<String> {
+    let page = std::fs::read_to_string(root().join("docs/troubleshooting.md")).expect("the page");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| row.split("` |").next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn every_message_that_is_quoted_is_in_the_source() {
+    let sources = sources();
+    let quoted = quoted();
+    assert!(quoted.len() > 20, "{quoted:?}");
+    for message in &quoted {
+        for piece in message.split('…').filter(|piece| piece.trim().len() > 2) {
+            assert!(sources.contains(piece), "`{message}`: `{piece}` is nowhere in src/");
+        }
+    }
+}
+
+#[test]
+fn every_answer_that_refuses_is_explained() {
+    let text = joined(&std::fs::read_to_string(root().join("src/hub/error.rs")).expect("the source"));
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let is_code = |line: &&str| !line.trim_start().starts_with("//") && !line.contains("realm=");
+    let code: String = text.lines().filter(is_code).collect::<Vec<_>>().join("\n");
+    let quoted = quoted();
+    let mut seen = 0;
+    for literal in code.split('"').skip(1).step_by(2).filter(|literal| literal.contains(' ')) {
+        let mut end = literal.find('{').unwrap_or(literal.len());
+        if end < 8 {
+            // The message begins with what differs.
+            let rest = &literal[literal.find('}').map_or(0, |at| at + 1)..];
+            end = rest.find(['{', '\\']).unwrap_or(rest.len());
+            assert!(quoted.iter().any(|message| message.contains(rest[..end].trim())), "`{literal}` is not explained");
+        } else {
+            // Pages may leave out the advice at the end.
+            let start: String = literal[..end].trim().chars().take(48).collect();
+            assert!(quoted.iter().any(|message| message.contains(&start)), "`{literal}` is not explained");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 15, "{seen}");
+}
+
+#[test]
+fn links_between_the_pages_lead_somewhere() {
+    for (name, page) in pages() {
+        for target in page.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            let is_here = file.is_empty() || file.starts_with("http") || root().join("docs").join(file).exists();
+            assert!(is_here, "{name}: `{target}` leads nowhere");
+        }
+    }
+}
