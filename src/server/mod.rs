@@ -44,6 +44,9 @@ use tokio::{
     task::JoinSet,
 };
 
+/// Of each thread, taken as it is used. Without optimisation one request's futures, moved on their way to the heap, take more than
+/// tokio's 2 MiB.
+const STACK_LEN: usize = 4 << 20;
 /// Idle connections to upstream kept for the next API call; block fetches have their own.
 const UPSTREAM_IDLE_MAX: usize = 256;
 /// Tries of one API call within one request; longer trouble is for the client to retry, who is told when.
@@ -256,7 +259,9 @@ fn open_store(config: &Config) -> Result<Arc<Store>, ServeError> {
 fn new_runtime(config: &Config) -> Result<runtime::Runtime, ServeError> {
     let cores = || thread::available_parallelism().map_or(1, usize::from);
     let threads = usize::try_from(config.server.threads).ok().filter(|threads| *threads > 0).unwrap_or_else(cores);
-    Ok(runtime::Builder::new_multi_thread().worker_threads(threads).thread_name("dingospeed").enable_all().build()?)
+    let mut builder = runtime::Builder::new_multi_thread();
+    builder.worker_threads(threads).thread_name("dingospeed").thread_stack_size(STACK_LEN);
+    Ok(builder.enable_all().build()?)
 }
 
 /// Only what the proxy itself reads of pingora's configuration; threads and grace periods belong to its `Server`.
