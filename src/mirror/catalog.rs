@@ -36,13 +36,14 @@ pub struct FileInfo {
 
 type Shared<T> = Arc<Mutex<T>>;
 type Asked = (String, [u8; 32]);
+type Listed = moka::sync::Cache<(RepoId, Commit), Shared<Listing>>;
 
 pub(super) struct Catalog {
     origin: Arc<Origin>,
     store: Arc<Store>,
     offline: bool,
     revision_ttl: Duration,
-    listings: moka::sync::Cache<(RepoId, Commit), Shared<Listing>>,
+    listings: Listed,
     /// What the store has of refs, for a while.
     refs: moka::sync::Cache<(RepoId, Revision), (Commit, SystemTime)>,
     absent: moka::sync::Cache<(RepoId, Commit, FilePath), ()>,
@@ -71,6 +72,10 @@ impl Catalog {
             asked_of: moka::sync::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(LISTED_EVERY).build(),
             listed: moka::future::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(LISTED_EVERY).build(),
         }
+    }
+
+    pub(super) fn doubts(&self) -> Doubts {
+        Doubts { listings: self.listings.clone() }
     }
 
     async fn listing(self: &Catalog, repo: &RepoId, commit: Commit) -> Shared<Listing> {
@@ -175,6 +180,26 @@ impl Catalog {
             Ok(found)
         });
         asked.await.map_err(|error| (*error).clone())
+    }
+}
+
+/// Where what was learned of files is called into question.
+#[derive(Clone)]
+pub(super) struct Doubts {
+    listings: Listed,
+}
+
+impl Doubts {
+    /// Forgets what a file was said to be, so that the next request asks anew. On disk what is learned then goes before it.
+    pub(super) fn about(&self, file: &FileInfo) {
+        let Some(listing) = self.listings.get(&(file.repo.clone(), file.commit)) else { return };
+        let mut listing = listing.lock().unwrap_or_else(|e| e.into_inner());
+        let path = file.path.as_str();
+        if listing.files.get(path).is_some_and(|listed| (listed.oid, listed.size) == (file.oid, file.size)) {
+            listing.files.remove(path);
+            listing.complete = false;
+            log::warn!("doubts what {}@{}/{path} was said to be: {} of {} bytes", file.repo, file.commit, file.oid, file.size);
+        }
     }
 }
 
