@@ -87,8 +87,8 @@ pub struct Metrics {
     upstream_up: IntGaugeVec,
     /// Times that a host was found down, by upstream, or `cdn` for all other hosts.
     upstream_openings: IntCounterVec,
-    /// Requests that our own rate budget `delayed` or `refused`, by kind (`api`, `resolvers`). Those refused never went
-    /// upstream, so they are not in `upstream_requests`.
+    /// Requests that our own rate budget, or a host's earlier `Retry-After`, `delayed` or `refused`, by kind (`api`, `resolvers`,
+    /// `cdn`). Those refused never went upstream, so they are not in `upstream_requests`.
     upstream_paced: IntCounterVec,
     /// Connections to upstream in use by fetches, at most `fetch.connections` (and as many again past the disk).
     pub fetches: IntGauge,
@@ -116,6 +116,8 @@ pub struct Metrics {
     /// `blocks_filled` once more.
     pub blocks_broken: IntCounter,
     pub disk_errors: IntCounter,
+    /// 1 while the directory cannot be written, which was found at the start: nothing more is kept until the next one.
+    pub read_only: IntGauge,
     /// Readers for which nothing is kept, since the disk is full or broken.
     pub served_through: IntCounter,
     /// Objects evicted, by the limit that asked for it: `max_size`, `max_used_percent`, `min_free`.
@@ -309,7 +311,11 @@ impl Metrics {
             upstream_bytes: counters("upstream_bytes_total", "Body bytes received from upstream.", &["kind"]),
             upstream_up: registered(IntGaugeVec::new(opts("upstream_up", "Whether an upstream answers."), &["upstream"])),
             upstream_openings: counters("upstream_openings_total", "Times that a host was found down.", &["upstream"]),
-            upstream_paced: counters("upstream_paced_total", "Requests held back by the rate budget.", &["kind", "how"]),
+            upstream_paced: counters(
+                "upstream_paced_total",
+                "Requests held back by the rate budget or a Retry-After.",
+                &["kind", "how"],
+            ),
             fetches: gauge("fetches", "Connections to upstream that fetch now."),
             fetches_waiting: gauge("fetches_waiting", "Fetches that wait for a connection."),
             clients_waiting: gauge("clients_waiting", "Connections and requests that wait for a limit per client."),
@@ -326,6 +332,7 @@ impl Metrics {
             ))),
             blocks_broken: counter("blocks_broken_total", "Kept blocks with a wrong checksum."),
             disk_errors: counter("disk_errors_total", "Times that the disk did not take or give what it should."),
+            read_only: gauge("read_only", "Whether the repos directory cannot be written."),
             served_through: counter("served_through_total", "Reads that went past the disk."),
             evicted_objects: counters("evicted_objects_total", "Objects evicted.", &["reason"]),
             evicted_bytes: counters("evicted_bytes_total", "Bytes on disk that evictions gave back.", &["reason"]),

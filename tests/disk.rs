@@ -1,8 +1,12 @@
 //! A disk that is full or refuses: clients are served all the same, and caching goes on once it recovers.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
 use fake_hub::{FakeHub, noise};
 
-use crate::harness::{Mirror, dingospeed};
+use crate::harness::{CallFault, Mirror, ReadOnly, dingospeed, limit_file_size};
 
 const MIB: usize = 1 << 20;
 const SIZE: usize = 20 * MIB + 333;
@@ -14,14 +18,6 @@ async fn hub() -> (FakeHub, Vec<u8>) {
     let bytes = noise(31, SIZE).to_vec();
     hub.model("acme/large").lfs("w.bin", &bytes).file("config.json", "{}").file("empty", "").commit("first");
     (hub, bytes)
-}
-
-/// Bounds the size of the files that the mirror may write: a full disk, as far as it can tell.
-fn limit_file_size(mirror: &Mirror, len: u64) {
-    let limit = libc::rlimit { rlim_cur: len, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: a plain system call on our own child; the kernel reads `limit` and writes nothing.
-    let status = unsafe { libc::prlimit(mirror.pid() as libc::pid_t, libc::RLIMIT_FSIZE, &limit, std::ptr::null_mut()) };
-    assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
 }
 
 #[tokio::test]
@@ -222,6 +218,183 @@ async fn a_file_that_was_cut_short_is_found_and_mended() {
     assert_eq!(hub.cdn_bytes(), 0, "kept again");
     let (code, stderr, stdout) = dingospeed(&["verify", "--repos", &repos], &[]).await;
     assert_eq!(code, Some(0), "{stderr}{stdout}");
+}
+
+/// All paths below a directory, with their lengths.
+fn tree(root: &Path) -> BTreeSet<(PathBuf, u64)> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(root).expect("a directory").flatten() {
+        let meta = entry.metadata().expect("an entry's facts");
+        found.insert((entry.path(), if meta.is_file() { meta.len() } else { 0 }));
+        if meta.is_dir() {
+            found.extend(tree(&entry.path()));
+        }
+    }
+    found
+}
+
+fn set_writable(root: &Path, writable: bool) {
+    for (path, _) in tree(root).into_iter().chain([(root.to_owned(), 0)]) {
+        let meta = std::fs::symlink_metadata(&path).expect("an entry's facts");
+        if !meta.is_symlink() {
+            let mode = if meta.is_dir() { 0o555 } else { 0o444 } | if writable { 0o200 } else { 0 };
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("a mode");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_written_is_served_from() {
+    for how in [ReadOnly::Mode, ReadOnly::Mount] {
+        if let Some(why) = how.obstacle().await {
+            println!("NOT TRIED: a read-only {how:?} is not possible on this machine: {why}");
+            assert_ne!(how, ReadOnly::Mode, "a mode can always be set");
+            continue;
+        }
+        let (hub, bytes) = hub().await;
+        let partly = noise(32, SIZE).to_vec();
+        hub.model("acme/large").lfs("partly.bin", &partly).lfs("cold.bin", noise(33, 3 * MIB)).commit("more");
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let partly_at = "/acme/large/resolve/main/partly.bin";
+        let mut mirror = Mirror::of(&hub).repos(folder.path()).start().await;
+        assert!(mirror.get(FILE).await.body == bytes);
+        assert_eq!(mirror.get(SMALL).await.status, 200);
+        assert_eq!(mirror.get_range(partly_at, "bytes=0-99").await.status, 206);
+        mirror.stop().await;
+        if how == ReadOnly::Mode {
+            set_writable(folder.path(), false);
+        }
+        let before = tree(folder.path());
+        let read_only = Mirror::of(&hub).repos(folder.path()).read_only(how);
+        let mut mirror = read_only.clone().start().await;
+        assert!(mirror.log().contains("serves read-only"), "{}", mirror.log());
+        assert_eq!(mirror.metrics().await.of("dingospeed_read_only"), 1.0);
+        assert_eq!(mirror.get("/healthz").await.json()["read_only"], true);
+        // A second one may read it as well.
+        let second = read_only.clone().start().await;
+        assert_eq!(second.get(SMALL).await.body, "{}".as_bytes());
+        drop(second);
+
+        hub.clear_log();
+        assert!(mirror.get(FILE).await.body == bytes);
+        assert_eq!(hub.cdn_bytes(), 0, "{how:?}: what is kept is served");
+        for _ in 0..2 {
+            let cold = mirror.get("/acme/large/resolve/main/cold.bin").await;
+            assert!(cold.whole && cold.body == noise(33, 3 * MIB), "{cold:.0?}");
+            let part = mirror.get(partly_at).await;
+            assert!(part.whole && part.body == partly, "{part:.0?}");
+            assert_eq!(mirror.get("/api/models/acme/large").await.status, 200);
+        }
+        assert!(mirror.metrics().await.of("dingospeed_served_through_total") >= 4.0);
+        hub.down().await;
+        assert!(mirror.get(FILE).await.body == bytes);
+        let cold = mirror.get("/acme/large/resolve/main/cold.bin").await;
+        assert!((500..600).contains(&cold.status), "{}", cold.status);
+        hub.up().await;
+        assert!(mirror.stop().await.success());
+        assert_eq!(tree(folder.path()), before, "{how:?}: nothing was written");
+        let complaints = mirror.log().matches(" WARN ").count() + mirror.log().matches(" ERROR").count();
+        assert!(complaints < 12, "{how:?}: one loud word and not one for each request:\n{}", mirror.log());
+
+        if how == ReadOnly::Mode {
+            set_writable(folder.path(), true);
+        }
+        let mirror = Mirror::of(&hub).repos(folder.path()).start().await;
+        assert_eq!(mirror.metrics().await.of("dingospeed_read_only"), 0.0);
+        assert_eq!(mirror.get("/acme/large/resolve/main/cold.bin").await.status, 200);
+        hub.clear_log();
+        assert_eq!(mirror.get("/acme/large/resolve/main/cold.bin").await.status, 200);
+        assert_eq!(hub.cdn_bytes(), 0, "kept again");
+    }
+}
+
+#[tokio::test]
+async fn a_read_only_directory_that_holds_no_store_is_a_mistake() {
+    let (hub, _) = hub().await;
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let repos = folder.path().join("repos");
+    std::fs::create_dir(&repos).expect("a directory");
+    set_writable(&repos, false);
+    let said = Mirror::of(&hub).repos(&repos).read_only(ReadOnly::Mode).try_start().await.err().expect("it is refused");
+    assert!(said.contains(&repos.display().to_string()) && !said.contains("panicked"), "{said}");
+}
+
+/// What each failing system call stands for.
+fn broken_disks() -> Vec<(&'static str, Vec<CallFault>)> {
+    vec![
+        ("no inodes", CallFault::on_create(libc::ENOSPC)),
+        ("a quota on files", CallFault::on_create(libc::EDQUOT)),
+        ("a full disk", vec![CallFault::on_write(libc::ENOSPC)]),
+        ("a quota on bytes", vec![CallFault::on_write(libc::EDQUOT)]),
+        ("EIO on write", vec![CallFault::on_write(libc::EIO)]),
+        ("EIO on create", CallFault::on_create(libc::EIO)),
+    ]
+}
+
+#[tokio::test]
+async fn whatever_refuses_to_be_written_is_served_past() {
+    for (what, faults) in broken_disks() {
+        let (hub, bytes) = hub().await;
+        let oid = hub.model("acme/large").oid("w.bin");
+        let mut mirror = Mirror::start(&hub).await;
+        assert_eq!(mirror.get(SMALL).await.status, 200);
+        mirror.fail_calls(&faults);
+        mirror.restart().await;
+        for _ in 0..2 {
+            let answer = mirror.get(FILE).await;
+            assert!(answer.status == 200 && answer.whole && answer.body == bytes, "{what}: {answer:.0?}");
+            let part = mirror.get_range(FILE, "bytes=7000000-7000009").await;
+            assert!(part.status == 206 && part.body == bytes[7_000_000..7_000_010], "{what}: {part:.0?}");
+            assert_eq!(mirror.get("/api/models/acme/large/tree/main").await.status, 200, "{what}");
+        }
+        let numbers = mirror.metrics().await;
+        assert!(numbers.of("dingospeed_served_through_total") > 0.0, "{what}");
+        assert!(numbers.of("dingospeed_disk_errors_total") > 0.0, "{what}");
+        assert!(mirror.log().contains("served past the disk"), "{what}: {}", mirror.log());
+        mirror.stop().await;
+        let blob = mirror.repos().join("blobs").join(&oid[..2]).join(&oid);
+        if let Ok(file) = std::fs::File::open(&blob) {
+            let opened = dingospeed::store::BlockFile::open(file, &dingospeed::hub::Oid::parse(&oid).expect("an oid"));
+            match opened {
+                Ok(dingospeed::store::block_file::Opened::Ours(file)) => assert_eq!(file.present_count(), 0, "{what}"),
+                Ok(_) => {}
+                Err(error) => panic!("{what}: {error}"),
+            }
+        }
+        // The room comes back.
+        mirror.fail_calls(&[]);
+        mirror.restart().await;
+        assert!(mirror.get(FILE).await.body == bytes, "{what}");
+        hub.clear_log();
+        assert!(mirror.get(FILE).await.body == bytes, "{what}");
+        assert_eq!(hub.cdn_bytes(), 0, "{what}: kept again");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_comes_from_upstream_or_is_an_error() {
+    // The map of blocks already, and only the blocks.
+    for len in [2000, 32 << 10] {
+        let (hub, bytes) = hub().await;
+        let mut mirror = Mirror::start(&hub).await;
+        assert!(mirror.get(FILE).await.body == bytes);
+        mirror.fail_calls(&[CallFault::on_read(libc::EIO, len)]);
+        mirror.restart().await;
+        let answer = mirror.get(FILE).await;
+        assert!(answer.status == 200 && answer.whole && answer.body == bytes, "{len}: {answer:.0?}");
+        let part = mirror.get_range(FILE, "bytes=7000000-7000009").await;
+        assert!(part.status == 206 && part.body == bytes[7_000_000..7_000_010], "{len}: {part:.0?}");
+        assert!(mirror.metrics().await.of("dingospeed_disk_errors_total") > 0.0);
+        hub.down().await;
+        let answer = mirror.get(FILE).await;
+        assert!(answer.status >= 500 || !answer.whole, "{len}: {answer:.0?}");
+        hub.up().await;
+        mirror.fail_calls(&[]);
+        mirror.restart().await;
+        hub.clear_log();
+        assert!(mirror.get(FILE).await.body == bytes);
+        assert_eq!(hub.cdn_bytes(), 0, "{len}: it was there all the time");
+    }
 }
 
 #[tokio::test]

@@ -301,6 +301,88 @@ async fn another_size_for_a_known_object_is_refused_and_not_cut_to_fit() {
 }
 
 #[tokio::test]
+async fn a_second_size_does_not_disturb_what_is_being_fetched() {
+    let s = setup().await;
+    let gate = s.hub.fault("w.bin").on_cdn().times(1).hold_after((2 * MIB) as u64);
+    let mirror = Mirror::of(&s.hub).set("upstream.patience", "2s").start().await;
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    assert_eq!(connection.head("GET").await.expect("an answer").0, 200);
+    let mut got = connection.piece().await.expect("no cut").expect("a first piece").to_vec();
+    gate.wait_reached().await;
+    for (name, size) in [("shorter", SIZE - MIB), ("longer", SIZE + MIB)] {
+        let other = s.hub.model(&format!("acme/{name}")).lfs("w.bin", &s.bytes).commit("the same content");
+        let target = format!("/acme/{name}/resolve/main/w.bin");
+        announce(&s.hub, &target, &s.oid, size, &other.sha());
+        assert_refused(&mirror.get(&target).await);
+    }
+    gate.release();
+    while let Some(piece) = connection.piece().await.expect("no cut") {
+        got.extend_from_slice(&piece);
+    }
+    assert!(got == s.bytes, "{} bytes", got.len());
+    assert!(in_quarantine(&mirror).is_empty());
+    let wasted = s.hub.cdn_bytes() - SIZE as u64;
+    assert!(wasted < MIB as u64, "{wasted} bytes came twice");
+    s.hub.clear_log();
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    assert_eq!(s.hub.cdn_bytes(), 0, "kept");
+}
+
+#[tokio::test]
+async fn a_wrong_size_that_came_first_gives_way_to_the_proven_one() {
+    let s = setup().await;
+    // A part of the object, kept at another size: the first bytes are right, and so is each checksum.
+    let oid = dingospeed::hub::Oid::parse(&s.oid).expect("an oid");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    {
+        let options = dingospeed::store::StoreOptions { block_size: MIB as u64 };
+        let store = dingospeed::store::Store::open(folder.path(), options).expect("a store");
+        let object = store.object(&oid, (SIZE + 2 * MIB) as u64).expect("a new object");
+        object.write(0, &s.bytes[..MIB]).expect("a write");
+        object.publish(0, crc32c::crc32c(&s.bytes[..MIB])).expect("a block");
+    }
+    let mirror = Mirror::of(&s.hub).repos(folder.path()).start().await;
+    // Which of the two is right is not known yet, so nothing is thrown away for a part.
+    let part = mirror.get_range(FILE, "bytes=3000000-3000999").await;
+    assert!(part.status == 206 && part.whole && part.body == s.bytes[3_000_000..3_001_000], "{part:.0?}");
+    let set_aside = || folder.path().join("quarantine").read_dir().expect("a directory").count();
+    assert_eq!(set_aside(), 0);
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    // Proven: what claimed to be longer goes, in the background, and the next one is kept.
+    mirror.wait_log("set aside file=").await;
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    s.hub.clear_log();
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    assert_eq!(s.hub.cdn_bytes(), 0, "kept");
+}
+
+#[tokio::test]
+async fn a_lie_about_a_file_is_forgotten_when_its_bytes_contradict_it() {
+    let s = setup().await;
+    let commit = s.hub.model("acme/large").sha();
+    let lies = [(s.oid.clone(), SIZE - MIB), (s.oid.clone(), SIZE + MIB), ("ab".repeat(32), SIZE)];
+    for (oid, size) in lies {
+        // Told once, and then no more: no listing and no later HEAD says so.
+        announce(&s.hub, FILE, &oid, size, &commit);
+        let mirror = Mirror::of(&s.hub).set("upstream.patience", "1s").start().await;
+        assert_eq!(mirror.head(FILE).await.status, 200);
+        s.hub.clear_faults();
+        let first = mirror.get(FILE).await;
+        assert!(first.status >= 500 || !first.whole || first.body == s.bytes, "a wrong file ({oid}, {size})");
+        let mut answer = mirror.get(FILE).await;
+        for _ in 0..30 {
+            if answer.status == 200 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            answer = mirror.get(FILE).await;
+        }
+        assert_right(&answer, &s.bytes);
+    }
+}
+
+#[tokio::test]
 async fn a_file_announced_as_empty_is_not_believed() {
     let s = setup().await;
     let commit = s.hub.model("acme/large").sha();

@@ -56,7 +56,9 @@ type Machine = Arc<Flights<Arc<World>, &'static str>>;
 /// What goes wrong in a run of the model.
 #[derive(Clone, Copy)]
 struct Trouble {
-    /// Chances in percent that a flight fails, that its courier dies, that a reader leaves early, and that it is all over.
+    /// Chances in percent that upstream gives the whole for a part, that a flight fails, that its courier dies, that a reader
+    /// leaves early, and that it is all over.
+    ignores: u32,
     fails: u32,
     dies: u32,
     leaves: u32,
@@ -103,20 +105,22 @@ async fn courier(machine: &Machine, world: &Arc<World>, ready: Option<((), Range
             return;
         };
         dispatch(machine, world, trouble);
-        {
-            let mut flying = world.flying.lock().unwrap();
-            for block in run.clone() {
-                assert!(flying.insert(block), "block {block} flies twice");
-                assert!(!world.present.lock().unwrap()[block as usize], "block {block} is there already");
+        shuttle::future::yield_now().await;
+        if chance(trouble.ignores) {
+            machine.give_back(&run);
+            if !machine.begin_stream() {
+                give_turn(world, turn.take());
+                return;
             }
-        }
-        let failed = fly(machine, world, &run, trouble).await;
-        world.flying.lock().unwrap().retain(|block| !run.contains(block));
-        if failed {
-            machine.fail(&run, &"failed");
+            stream(machine, world, trouble).await;
+            machine.end_stream();
+        } else {
+            if machine.ranges_work() {
+                dispatch(machine, world, trouble);
+            }
+            carry(machine, world, &run, trouble).await;
         }
         let died = chance(trouble.dies);
-        machine.give_back(&run);
         give_turn(world, turn.take());
         if died {
             machine.courier_died(&"died");
@@ -124,6 +128,60 @@ async fn courier(machine: &Machine, world: &Arc<World>, ready: Option<((), Range
         }
         turn = try_turn(world);
         if turn.is_none() && machine.leave_to_others() {
+            return;
+        }
+    }
+}
+
+/// As `courier::carry_run` does it, and what is told of a failure.
+async fn carry(machine: &Machine, world: &Arc<World>, run: &Range<u64>, trouble: Trouble) {
+    take_off(world, run);
+    let failed = fly(machine, world, run, trouble).await;
+    world.flying.lock().unwrap().retain(|block| !run.contains(block));
+    if failed {
+        machine.fail(run, &"failed");
+    }
+    machine.give_back(run);
+}
+
+fn take_off(world: &Arc<World>, run: &Range<u64>) {
+    let mut flying = world.flying.lock().unwrap();
+    for block in run.clone() {
+        assert!(flying.insert(block), "block {block} flies twice");
+        assert!(!world.present.lock().unwrap()[block as usize], "block {block} is there already");
+    }
+}
+
+/// As `courier::carry_whole` does it.
+async fn stream(machine: &Machine, world: &Arc<World>, trouble: Trouble) {
+    // The wait has an end, whatever the others do.
+    while machine.others_are_undecided() && !chance(30) {
+        shuttle::future::yield_now().await;
+    }
+    let mut unwanted_until = 0;
+    for block in 0..BLOCK_COUNT {
+        shuttle::future::yield_now().await;
+        let Some(step) = machine.step(block, unwanted_until) else { return };
+        if step.wanted {
+            unwanted_until = 2 * (block + 1);
+        }
+        if !step.claimed {
+            continue;
+        }
+        let run = block..block + 1;
+        take_off(world, &run);
+        let span = world.blocks().span(block);
+        machine.land(&run, span.start + 2);
+        shuttle::future::yield_now().await;
+        let failed = chance(trouble.fails);
+        if !failed {
+            world.present.lock().unwrap()[block as usize] = true;
+            machine.land(&run, span.end);
+        }
+        world.flying.lock().unwrap().remove(&block);
+        machine.give_back(&run);
+        if failed {
+            machine.fail(&(block..BLOCK_COUNT), &"failed");
             return;
         }
     }
@@ -237,9 +295,12 @@ fn play(when_client_leaves: WhenClientLeaves, trouble: Trouble) {
 }
 
 const POLICIES: [WhenClientLeaves; 3] = [WhenClientLeaves::FinishBlock, WhenClientLeaves::FinishRequest, WhenClientLeaves::Stop];
-const NONE: Trouble = Trouble { fails: 0, dies: 0, leaves: 0, ends: 0 };
-const TROUBLES: [Trouble; 5] = [
+const NONE: Trouble = Trouble { ignores: 0, fails: 0, dies: 0, leaves: 0, ends: 0 };
+const TROUBLES: [Trouble; 8] = [
     NONE,
+    Trouble { ignores: 100, leaves: 5, ..NONE },
+    Trouble { ignores: 50, ..NONE },
+    Trouble { ignores: 60, fails: 5, dies: 3, leaves: 5, ends: 2 },
     Trouble { leaves: 15, ..NONE },
     Trouble { fails: 10, leaves: 5, ..NONE },
     Trouble { fails: 3, dies: 5, leaves: 5, ..NONE },

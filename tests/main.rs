@@ -29,6 +29,7 @@ mod matrix; // every fault of upstream against every way of asking
 mod offline; // whole repos for every generation of clients without the Hub, after a restart, and what was pulled
 mod process; // one process per directory, signals, numbers, log
 mod pull; // dingospeed pull, alone and beside a server
+mod ranges; // an upstream that ignores ranges, and large files
 mod registry; // GGUF repos by /v2/, as llama.cpp, node-llama-cpp and Ollama ask
 mod rename; // a repo gets another name: what is kept of it, and pins, follow
 mod soak; // everything at once, at random

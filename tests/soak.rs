@@ -320,6 +320,8 @@ async fn at_random_for_a_while() {
         .set("eviction.strategy", ["lru", "fifo", "large_first"][random.random_range(0..3)])
         .set("freshness.revision", "1s")
         .set("upstream.read_timeout", "2s")
+        // Trouble goes on meanwhile, and a request may last as long as `upstream.patience`.
+        .set("server.drain_timeout", "5s")
         .set("upstream.api_calls", 0)
         .set("upstream.resolver_calls", 0)
         .start()

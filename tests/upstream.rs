@@ -320,6 +320,103 @@ async fn a_429_is_heeded_and_not_asked_again() {
     assert_eq!(mirror.get(LARGE).await.status, 200);
 }
 
+/// How long an answer says to wait, in seconds.
+fn wait_of(answer: &Response) -> u64 {
+    answer.header("retry-after").and_then(|v| v.parse().ok()).expect("how long to wait")
+}
+
+#[tokio::test]
+async fn a_cdn_that_asks_for_rest_is_left_alone_by_later_requests_too() {
+    for (status, most) in [(429, 300), (503, 60)] {
+        let hub = hub().await;
+        hub.model("acme/n").lfs("v.bin", noise(6, 2 << 20)).lfs("kept.bin", noise(7, 1 << 20)).commit("first");
+        let mirror = Mirror::start(&hub).await;
+        assert_eq!(mirror.get("/acme/n/resolve/main/kept.bin").await.status, 200);
+        hub.fault("w.bin").on_cdn().times(1).status(status, &[("Retry-After", "300")]);
+        let first = mirror.get(LARGE).await;
+        assert_eq!(first.status, status, "{}", message(&first));
+        let before = hub.cdn_calls().len();
+        // The same object, another one of that host, and a range of it: told at once, and truly.
+        let asked = [
+            mirror.get(LARGE).await,
+            mirror.get("/acme/n/resolve/main/v.bin").await,
+            mirror.get_range("/acme/n/resolve/main/v.bin", "bytes=5-9").await,
+        ];
+        for answer in asked {
+            assert_eq!(answer.status, status, "{}", message(&answer));
+            assert!(!message(&answer).is_empty());
+            let wait = wait_of(&answer);
+            assert!(most / 2 < wait && wait <= most, "{wait}");
+        }
+        assert_eq!(hub.cdn_calls().len(), before, "it was asked although it had asked for rest");
+        assert!(mirror.metrics().await.of("dingospeed_upstream_paced_total{how=\"refused\",kind=\"cdn\"}") > 0.0);
+        // What lies elsewhere, and what is kept, is served; so are facts.
+        assert_eq!(mirror.get(FILE).await.status, 200);
+        assert_eq!(mirror.get("/acme/n/resolve/main/kept.bin").await.status, 200);
+        assert_eq!(mirror.head(LARGE).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_short_rest_of_a_cdn_is_only_a_pause() {
+    let hub = hub().await;
+    hub.model("acme/n").lfs("v.bin", noise(6, 2 << 20)).commit("first");
+    let mirror = Mirror::start(&hub).await;
+    let fault = hub.fault("w.bin").on_cdn().times(1).status(429, &[("Retry-After", "2")]);
+    let later = async {
+        while fault.hits() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        mirror.get("/acme/n/resolve/main/v.bin").await
+    };
+    let (first, later) = tokio::join!(mirror.get(LARGE), later);
+    assert!(first.status == 200 && first.body == noise(5, 3 << 20), "{} {}", first.status, message(&first));
+    assert!(later.status == 200 && later.body == noise(6, 2 << 20), "{} {}", later.status, message(&later));
+}
+
+#[tokio::test]
+async fn the_bytes_come_from_the_next_upstream_while_a_cdn_rests() {
+    let (first, second) = (hub().await, hub().await);
+    let mirror = Mirror::of(&first).set("upstream.fallbacks", second.url()).start().await;
+    let fault = first.fault("w.bin").on_cdn().status(429, &[("Retry-After", "300")]);
+    let answer = mirror.get(LARGE).await;
+    assert!(answer.status == 200 && answer.body == noise(5, 3 << 20), "{} {}", answer.status, message(&answer));
+    assert_eq!(fault.hits(), 1);
+    assert!(second.cdn_bytes() > 0);
+}
+
+#[tokio::test]
+async fn one_repo_that_is_unavailable_for_a_while_is_not_asked_again_and_others_are() {
+    let hub = hub().await;
+    hub.model("acme/n").file("config.json", "{}").commit("first");
+    let mirror = Mirror::start(&hub).await;
+    assert_eq!(mirror.get(FILE).await.status, 200);
+    let theirs = "/acme/n/resolve/main/config.json";
+    let fault = hub.fault(theirs).on_hub().times(1).status(503, &[("Retry-After", "40")]);
+    assert_eq!(mirror.get(theirs).await.status, 503);
+    assert_eq!(fault.hits(), 1);
+    let before = hub.resolver_calls().len();
+    let again = mirror.get(theirs).await;
+    assert_eq!(again.status, 503, "{}", message(&again));
+    assert!((20..=40).contains(&wait_of(&again)), "{}", wait_of(&again));
+    assert_eq!(hub.resolver_calls().len(), before);
+    assert_eq!(mirror.get(LARGE).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_exhausted_rate_limit_is_a_retry_after() {
+    let hub = hub().await;
+    let mirror = Mirror::start(&hub).await;
+    assert_eq!(mirror.get(FILE).await.status, 200, "the repo is known to be open");
+    hub.fault("/api/models/acme/m").times(1).status(429, &[("RateLimit", "\"api\";r=0;t=200")]);
+    assert_eq!(mirror.get("/api/models/acme/m/refs").await.status, 429);
+    let before = hub.api_calls().len();
+    let answer = mirror.get(INFO).await;
+    assert_eq!(answer.status, 429, "{}", message(&answer));
+    assert!((100..=200).contains(&wait_of(&answer)), "{}", wait_of(&answer));
+    assert_eq!(hub.api_calls().len(), before);
+}
+
 #[tokio::test]
 async fn a_budget_spares_the_hub_before_it_refuses() {
     let hub = hub().await;

@@ -36,13 +36,14 @@ pub struct FileInfo {
 
 type Shared<T> = Arc<Mutex<T>>;
 type Asked = (String, [u8; 32]);
+type Listed = moka::sync::Cache<(RepoId, Commit), Shared<Listing>>;
 
 pub(super) struct Catalog {
     origin: Arc<Origin>,
     store: Arc<Store>,
     offline: bool,
     revision_ttl: Duration,
-    listings: moka::sync::Cache<(RepoId, Commit), Shared<Listing>>,
+    listings: Listed,
     /// What the store has of refs, for a while.
     refs: moka::sync::Cache<(RepoId, Revision), (Commit, SystemTime)>,
     absent: moka::sync::Cache<(RepoId, Commit, FilePath), ()>,
@@ -78,6 +79,10 @@ impl Catalog {
         self.listings.invalidate(&(repo.clone(), *commit));
         self.refs.invalidate_all();
         self.absent.invalidate_all();
+    }
+
+    pub(super) fn doubts(&self) -> Doubts {
+        Doubts { listings: self.listings.clone() }
     }
 
     /// What is known of a commit's files: shared with all who ask, from the disk at first.
@@ -190,6 +195,26 @@ pub(super) fn pointer(oid: &Oid, size: u64) -> (String, Oid) {
     let text = format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n");
     let oid = git_blob_oid(text.as_bytes());
     (text, oid)
+}
+
+/// Where what was learned of files is called into question.
+#[derive(Clone)]
+pub(super) struct Doubts {
+    listings: Listed,
+}
+
+impl Doubts {
+    /// Forgets what a file was said to be, so that the next request asks anew. On disk what is learned then goes before it.
+    pub(super) fn about(&self, file: &FileInfo) {
+        let Some(listing) = self.listings.get(&(file.repo.clone(), file.commit)) else { return };
+        let mut listing = listing.lock().unwrap_or_else(|e| e.into_inner());
+        let path = file.path.as_str();
+        if listing.files.get(path).is_some_and(|listed| (listed.oid, listed.size) == (file.oid, file.size)) {
+            listing.files.remove(path);
+            listing.complete = false;
+            log::warn!("doubts what {}@{}/{path} was said to be: {} of {} bytes", file.repo, file.commit, file.oid, file.size);
+        }
+    }
 }
 
 enum Known {

@@ -1,12 +1,17 @@
 //! Carries runs of blocks from upstream into the object's file, one connection at a time.
+//!
+//! An upstream that ignores ranges answers each request with the whole, from its start. To ask it for run after run would bring
+//! the start of the object again and again; so one courier takes such an answer as it comes, and keeps of it every block that is
+//! absent and that nobody else brings, while the others leave.
 
 use super::error::MirrorError;
-use super::fill::{Fill, Run};
+use super::feed::Feed;
+use super::fill::{Fill, Run, Stream};
 use super::limits::Turn;
 use crate::metrics::metrics;
 use crate::source::SourceError;
 use rand::RngExt;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,11 +26,12 @@ const PROGRESS_LEN_MIN: u64 = 64 << 10;
 /// Waits between fruitless tries start here and double.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A connection that brings less than this in so long is given up for another one.
-const SLOW_LEN: u64 = 16 << 10;
-const SLOW_FOR: Duration = Duration::from_secs(20);
-/// A server that ignores ranges is read from its start and what precedes the run thrown away; not beyond this.
-const SKIP_LEN_MAX: u64 = 64 << 20;
+/// A stream waits so long for the other couriers of its object to learn that they get the whole as well, and to leave their runs
+/// to it: what it has passed it does not meet again.
+const OTHERS_WAIT_MAX: Duration = Duration::from_secs(2);
+/// A stream that nobody wants any more goes on until it is this many times as long. To come back costs its whole length, so many
+/// small ranges one after the other cost a few times the object, and one small range not the whole of a large one.
+const STREAM_GROWTH: u64 = 2;
 
 /// One courier's life: claim, carry, until nothing is wanted. Without `ready` it has to wait for its turn, and looks for work
 /// then.
@@ -46,19 +52,13 @@ pub(super) async fn work(fill: Arc<Fill>, ready: Option<(Turn, Run)>) {
             return;
         };
         fill.dispatch();
-        let outcome = carry(&fill, &run, held).await;
+        let ended = carry(&fill, run, held).await;
         // Who comes later must not be told of it as if it were now.
         fill.set_trouble(None);
-        if let Err(error) = outcome {
-            log::warn!(
-                "failed fill object={} blocks={}-{} error={error:?}",
-                fill.object.oid(),
-                run.blocks.start,
-                run.blocks.end - 1
-            );
-            fill.fail(&run, &error);
+        if ended == Ended::PlaceGivenUp {
+            place.given_up = true;
+            return;
         }
-        drop(run);
         // Each run is a new turn: an object that is long must not keep others from theirs.
         turn = fill.limits.turns.try_further();
         if turn.is_none() && fill.leave_to_others() {
@@ -82,47 +82,100 @@ impl Drop for Place {
     }
 }
 
-/// Where a run stands: kept over tries, so that the next one goes on inside the block.
-struct Progress {
+/// How carrying a run ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// It is there, or nobody wants the rest, or it failed and its readers know.
+    Over,
+    /// The courier is not needed any more, and its place is given up already.
+    PlaceGivenUp,
+}
+
+/// What is being carried, and how far it has come: kept over tries, so that the next one goes on inside the block.
+struct Load {
+    /// None once it turned out that only the whole can be had.
+    run: Option<Run>,
+    /// Whether it is a block of a stream, which goes on whoever wants this one.
+    in_stream: bool,
     offset: u64,
+    end: u64,
     /// CRC32C of the current block up to `offset`.
     crc: u32,
     piece_len: usize,
+    /// Bytes that were written, over all tries.
+    written_len: u64,
 }
 
-/// Brings a run, over several tries if need be. `Ok` also when nobody wants the rest.
-async fn carry(fill: &Arc<Fill>, run: &Run, turn: Turn) -> Result<(), MirrorError> {
+impl Load {
+    fn new(fill: &Fill, run: Run) -> Load {
+        let mut load = Load { run: None, in_stream: false, offset: 0, end: 0, crc: 0, piece_len: PIECE_LEN_MIN, written_len: 0 };
+        load.begin(fill, &run.blocks);
+        load.run = Some(run);
+        load
+    }
+
+    fn begin(&mut self, fill: &Fill, blocks: &Range<u64>) {
+        let all = fill.object.blocks();
+        (self.offset, self.end, self.crc) = (all.span(blocks.start).start, all.span(blocks.end - 1).end, 0);
+    }
+
+    /// The blocks that will not come if it fails: all that follow, where only the whole can be had.
+    fn blocks(&self, fill: &Fill) -> Range<u64> {
+        let blocks = fill.object.blocks();
+        self.run.as_ref().map_or_else(|| blocks.of_offset(self.offset)..blocks.count(), |run| run.blocks.clone())
+    }
+}
+
+/// Brings a run, over several tries if need be.
+async fn carry(fill: &Arc<Fill>, run: Run, turn: Turn) -> Ended {
     let mut turn = Some(turn);
-    let blocks = fill.object.blocks();
-    let end = blocks.span(run.blocks.end - 1).end;
-    let start = blocks.span(run.blocks.start).start;
-    let keeper = fill.clone();
-    tokio::task::spawn_blocking(move || keeper.make_room(end - start)).await??;
-    let mut progress = Progress { offset: start, crc: 0, piece_len: PIECE_LEN_MIN };
+    let mut load = Load::new(fill, run);
+    if let Err(error) = make_room(fill, load.end - load.offset).await {
+        return failed(fill, load, &error);
+    }
     let mut fruitless = 0;
     let mut since = Instant::now();
     loop {
-        let before = progress.offset;
-        let error = match carry_once(fill, run, &mut progress, end).await {
-            Ok(()) => return Ok(()),
+        let before = load.written_len;
+        let error = match carry_once(fill, &mut load).await {
+            Ok(ended) => return ended,
             Err(error) => error,
         };
-        if progress.offset - before >= PROGRESS_LEN_MIN {
+        if load.written_len - before >= PROGRESS_LEN_MIN {
             (fruitless, since) = (0, Instant::now());
         }
         fruitless += 1;
         let left = fill.limits.patience.saturating_sub(since.elapsed());
-        let Some(wait) = error.retry_wait(fruitless).filter(|wait| *wait <= left) else { return Err(error) };
+        let Some(wait) = error.retry_wait(fruitless).filter(|wait| *wait <= left) else { return failed(fill, load, &error) };
         fill.set_trouble(Some(error.clone()));
-        if !fill.is_wanted(progress.offset, false) {
-            return Ok(());
+        if !fill.is_wanted(load.offset.min(load.end - 1), false) {
+            return Ended::Over;
         }
-        log::info!("retries fill object={} offset={} try={fruitless} error={error:?}", fill.object.oid(), progress.offset);
+        log::info!("retries fill object={} offset={} try={fruitless} error={error:?}", fill.object.oid(), load.offset);
         // Whoever waits is not at upstream; others may be.
         drop(turn.take());
         tokio::time::sleep(wait).await;
         turn = Some(fill.limits.turns.wait().await);
+        if load.run.is_none() {
+            let Some(run) = fill.claim() else { return Ended::PlaceGivenUp };
+            load.begin(fill, &run.blocks);
+            (load.run, load.in_stream) = (Some(run), false);
+        }
     }
+}
+
+/// Tells the readers, before the run is given back: or somebody could claim it in between and fail as well.
+fn failed(fill: &Arc<Fill>, load: Load, error: &MirrorError) -> Ended {
+    let blocks = load.blocks(fill);
+    let oid = fill.object.oid();
+    log::warn!("failed fill object={oid} blocks={}-{} error={error:?}", blocks.start, blocks.end - 1);
+    fill.fail(&blocks, error);
+    Ended::Over
+}
+
+async fn make_room(fill: &Arc<Fill>, len: u64) -> Result<(), MirrorError> {
+    let keeper = fill.clone();
+    tokio::task::spawn_blocking(move || keeper.make_room(len)).await?
 }
 
 impl MirrorError {
@@ -132,91 +185,121 @@ impl MirrorError {
         if !error.is_passing() {
             return None;
         }
+        // Jitter, so that couriers cut at the same moment do not come back at the same moment.
         if let SourceError::Busy { retry_after: Some(asked), .. } = error {
-            return Some(*asked);
+            return Some(asked.saturating_add(BACKOFF_MIN.mul_f64(rand::rng().random_range(0.0..5.0))));
         }
         let doubled = BACKOFF_MIN.saturating_mul(1 << fruitless.min(10)).min(BACKOFF_MAX);
-        // Jitter, so that couriers cut at the same moment do not come back at the same moment.
         Some(doubled.mul_f64(rand::rng().random_range(0.5..1.0)))
     }
 }
 
-/// One request upstream. `Ok` when the run is done or nobody wants the rest.
-async fn carry_once(fill: &Arc<Fill>, run: &Run, progress: &mut Progress, end: u64) -> Result<(), MirrorError> {
-    let (mut body, starts_at) = fill.sources.open(progress.offset..end, fill.object.size()).await?;
-    let mut skip = progress.offset - starts_at;
-    if skip > SKIP_LEN_MAX {
-        let cause = format!("upstream ignores ranges; {skip} bytes lie before the wanted ones");
-        return Err(SourceError::Broken { host: "upstream".into(), cause }.into());
+/// One request upstream.
+async fn carry_once(fill: &Arc<Fill>, load: &mut Load) -> Result<Ended, MirrorError> {
+    let size = fill.object.size();
+    let span = load.offset..load.end;
+    let (body, starts_at) = fill.sources.open(span.clone(), size).await?;
+    let is_part = span != (0..size);
+    let gets_whole = body.status == 200;
+    let mut feed = Feed::new(body, starts_at);
+    if is_part && gets_whole {
+        // Given back, so that the stream, be it this courier's or another's, finds its blocks free.
+        load.run = None;
+        let Some(stream) = fill.begin_stream() else { return Ok(Ended::PlaceGivenUp) };
+        return carry_whole(fill, load, feed, stream).await;
     }
+    if is_part {
+        fill.ranges_work();
+    }
+    if carry_run(fill, load, &mut feed).await?.is_continue() {
+        feed.release().await;
+    }
+    Ok(Ended::Over)
+}
+
+/// Takes the whole object as it comes, and keeps what is absent and nobody else brings.
+async fn carry_whole(fill: &Arc<Fill>, load: &mut Load, mut feed: Feed, stream: Stream) -> Result<Ended, MirrorError> {
+    log::info!("streams object={}: upstream ignores ranges", fill.object.oid());
+    let deadline = tokio::time::Instant::now() + OTHERS_WAIT_MAX;
+    loop {
+        let changed = fill.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        if !stream.others_are_undecided() || tokio::time::timeout_at(deadline, changed).await.is_err() {
+            break;
+        }
+    }
+    load.in_stream = true;
+    let blocks = fill.object.blocks();
+    let mut unwanted_until = 0;
+    for block in 0..blocks.count() {
+        load.begin(fill, &(block..block + 1));
+        let Some((step, run)) = stream.step(block, unwanted_until) else { return Ok(Ended::Over) };
+        if step.wanted {
+            unwanted_until = STREAM_GROWTH * (block + 1);
+        }
+        let Some(run) = run else {
+            feed.skip_to(load.end).await?;
+            continue;
+        };
+        match make_room(fill, load.end - load.offset).await {
+            // It is only passed; its room may be needed for what is wanted.
+            Err(_) if !step.needed => feed.skip_to(load.end).await?,
+            Err(error) => return Err(error),
+            Ok(()) => {
+                load.run = Some(run);
+                let outcome = carry_run(fill, load, &mut feed).await;
+                load.run = None;
+                let _ = outcome?;
+            }
+        }
+    }
+    feed.release().await;
+    Ok(Ended::Over)
+}
+
+/// Brings the load's run to its end. Breaks when nobody wants what follows.
+async fn carry_run(fill: &Arc<Fill>, load: &mut Load, feed: &mut Feed) -> Result<ControlFlow<()>, MirrorError> {
     let mut piece: Vec<u8> = Vec::with_capacity(PIECE_LEN_MAX);
-    let (mut since, mut brought, mut settled) = (Instant::now(), 0, Instant::now());
+    let mut settled = Instant::now();
     loop {
         // What was received before a break is kept, so the error waits until the piece is written.
-        let outcome = body.chunk().await;
-        let ended = match &outcome {
-            Ok(Some(chunk)) => {
-                metrics().received("block", chunk.len() as u64);
-                brought += chunk.len() as u64;
-                let skipped = skip.min(chunk.len() as u64);
-                skip -= skipped;
-                let room = end - progress.offset - piece.len() as u64;
-                let useful = &chunk[skipped as usize..];
-                piece.extend_from_slice(&useful[..useful.len().min(room as usize)]);
-                progress.offset + piece.len() as u64 == end
-            }
-            Ok(None) | Err(_) => true,
-        };
-        if since.elapsed() > SLOW_FOR && brought >= SLOW_LEN {
-            (since, brought) = (Instant::now(), 0);
-        }
-        let slow = since.elapsed() > SLOW_FOR;
-        let due = piece.len() >= progress.piece_len || settled.elapsed() > PIECE_HELD_MAX || ended || slow;
+        let outcome = feed.take(load.end, &mut piece).await.and_then(|more| feed.check_pace().map(|()| more));
+        let ended = !matches!(outcome, Ok(true)) || load.offset + piece.len() as u64 == load.end;
+        let due = piece.len() >= load.piece_len || settled.elapsed() > PIECE_HELD_MAX || ended;
         if due && !piece.is_empty() {
-            let (buffer, flow) = settle(fill, run, progress, piece).await?;
+            let (buffer, flow) = settle(fill, load, piece).await?;
             piece = buffer;
             settled = Instant::now();
-            progress.piece_len = (progress.piece_len * 2).min(PIECE_LEN_MAX);
+            load.piece_len = (load.piece_len * 2).min(PIECE_LEN_MAX);
             if flow.is_break() {
-                return Ok(());
+                return Ok(ControlFlow::Break(()));
             }
         }
         match outcome {
+            _ if load.offset == load.end => return Ok(ControlFlow::Continue(())),
             Err(error) => return Err(error.into()),
-            Ok(_) if progress.offset == end => break,
-            Ok(Some(_)) if slow => {
-                let cause = format!("{brought} bytes in {} s", since.elapsed().as_secs());
-                return Err(SourceError::Timeout { host: "upstream".into(), cause }.into());
-            }
-            Ok(None) => {
-                let cause = format!("the body ended at byte {} instead of {end}", progress.offset);
-                return Err(SourceError::Broken { host: "upstream".into(), cause }.into());
-            }
-            Ok(Some(_)) => {}
+            Ok(true) => {}
+            Ok(false) => return Err(feed.ended_before(load.end).into()),
         }
     }
-    body.release().await;
-    Ok(())
 }
 
 /// Writes a piece, publishes the blocks it completes, and tells the readers. Breaks when nobody wants what follows.
-async fn settle(
-    fill: &Arc<Fill>,
-    run: &Run,
-    progress: &mut Progress,
-    piece: Vec<u8>,
-) -> Result<(Vec<u8>, ControlFlow<()>), MirrorError> {
-    let (offset, crc) = (progress.offset, progress.crc);
+async fn settle(fill: &Arc<Fill>, load: &mut Load, piece: Vec<u8>) -> Result<(Vec<u8>, ControlFlow<()>), MirrorError> {
+    let (offset, crc) = (load.offset, load.crc);
     let keeper = fill.clone();
     // Writing may wait for the disk, so it is done off the event loop.
     let written = tokio::task::spawn_blocking(move || write(&keeper, offset, crc, piece));
     let (buffer, offset, crc, finished) = written.await??;
-    progress.offset = offset;
-    progress.crc = crc;
+    load.written_len += offset - load.offset;
+    (load.offset, load.crc) = (offset, crc);
     fill.set_trouble(None);
-    fill.land(run, offset);
+    if let Some(run) = &load.run {
+        fill.land(run, offset);
+    }
     let object = &fill.object;
-    let goes_on = offset < object.blocks().span(run.blocks.end - 1).end;
+    let goes_on = offset < load.end && !load.in_stream;
     let at_block_start =
         finished && offset == object.blocks().span(object.blocks().of_offset(offset.min(object.size() - 1))).start;
     let flow =

@@ -68,15 +68,18 @@ impl SourceError {
             SourceError::Unreachable { .. } => HubError::upstream_unavailable(&self.to_string(), 10),
             SourceError::Timeout { .. } => HubError::upstream_timeout(&self.to_string()),
             SourceError::Broken { .. } | SourceError::Forbidden { .. } => HubError::upstream_broken(&self.to_string()),
-            SourceError::Busy { status: 429, retry_after, .. } => {
-                HubError::too_many_requests(retry_after.map_or(10, |d| d.as_secs().max(1)))
-            }
+            SourceError::Busy { status: 429, retry_after, .. } => HubError::too_many_requests(whole_seconds(*retry_after)),
             SourceError::Busy { retry_after, .. } => {
-                HubError::upstream_unavailable(&self.to_string(), retry_after.map_or(10, |d| d.as_secs().max(1)))
+                HubError::upstream_unavailable(&self.to_string(), whole_seconds(*retry_after))
             }
             SourceError::Refused { status, code, message, commit, .. } => refused(*status, code.as_deref(), message, *commit),
         }
     }
+}
+
+/// Rounded up: who comes back too early is refused again.
+fn whole_seconds(retry_after: Option<std::time::Duration>) -> u64 {
+    retry_after.map_or(10, |wait| wait.as_secs_f64().ceil().max(1.0) as u64)
 }
 
 /// The Hub's answer for a missing repo carries no code; over plain http clients need one to name the exception.

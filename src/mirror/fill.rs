@@ -7,7 +7,7 @@
 use super::Sources;
 use super::courier;
 use super::error::MirrorError;
-use super::flights::{Bounds, Flights, Found, Presence};
+use super::flights::{Bounds, Flights, Found, Presence, Step};
 use super::limits::Limits;
 use crate::alarms::{Alarm, raise};
 use crate::hub::Oid;
@@ -170,9 +170,21 @@ impl Fill {
         self.flights.land(&run.blocks, offset);
     }
 
-    /// The rest of a run could not be had: see [`Flights::fail`].
-    pub(super) fn fail(&self, run: &Run, error: &MirrorError) {
-        self.flights.fail(&run.blocks, error);
+    /// These blocks could not be had: see [`Flights::fail`].
+    pub(super) fn fail(&self, blocks: &Range<u64>, error: &MirrorError) {
+        self.flights.fail(blocks, error);
+    }
+
+    /// See [`Flights::begin_stream`].
+    pub(super) fn begin_stream(self: &Arc<Self>) -> Option<Stream> {
+        self.flights.begin_stream().then(|| Stream { fill: self.clone() })
+    }
+
+    /// Upstream answers with the part that was asked for.
+    pub(super) fn ranges_work(self: &Arc<Self>) {
+        if self.flights.ranges_work() {
+            self.dispatch();
+        }
     }
 
     /// Makes room for `len` bytes more, or says that there is none. Blocking where others must go for it.
@@ -343,6 +355,7 @@ impl Fill {
         let oid = *self.object.oid();
         raise(|| Alarm::Corruption { what: format!("object {oid} has the hash {found} and was set aside") });
         self.mismatched.entry(oid).and_upsert_with(|count| count.map_or(1, |c| c.into_value() + 1));
+        self.sources.doubt();
         // Whatever becomes of the file: it is wrong, and nobody may be given its end.
         if let Err(error) = self.store.quarantine_object(&self.object, &format!("the content's hash is {found}")) {
             log::error!("cannot set aside object={oid}: {error}");
@@ -397,6 +410,31 @@ impl Fill {
             released.recv().unwrap();
         });
         (is_held, release)
+    }
+}
+
+/// The one courier that passes over the whole object, where upstream gives no parts; over when dropped.
+pub(super) struct Stream {
+    fill: Arc<Fill>,
+}
+
+impl Stream {
+    /// See [`Flights::step`]; with the run when the block is the stream's to bring.
+    pub(super) fn step(&self, block: u64, unwanted_until: u64) -> Option<(Step, Option<Run>)> {
+        let step = self.fill.flights.step(block, unwanted_until)?;
+        let run = step.claimed.then(|| Run::new(&self.fill, block..block + 1));
+        Some((step, run))
+    }
+
+    /// See [`Flights::others_are_undecided`].
+    pub(super) fn others_are_undecided(&self) -> bool {
+        self.fill.flights.others_are_undecided()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.fill.flights.end_stream();
     }
 }
 

@@ -50,6 +50,10 @@ struct State<E> {
     /// A recruit waits for its turn. It has no claim yet, so one is enough, but without it work could lie undone while those
     /// who carry hang.
     recruit_waits: bool,
+    /// Upstream was last seen to answer with the whole where a part was asked for: one courier at a time.
+    serial: bool,
+    /// A courier passes over the whole object, from its start.
+    streams: bool,
     /// The object is over: nothing is claimed any more, and everybody hears why.
     over: Option<E>,
 }
@@ -70,6 +74,17 @@ pub(super) enum Found {
     Nothing,
 }
 
+/// What a stream from the object's start finds at a block.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    /// Nobody had it: it is claimed for the stream now.
+    pub(super) claimed: bool,
+    /// Somebody wants this block.
+    pub(super) needed: bool,
+    /// Somebody wants something that only the stream can bring, here or further on.
+    pub(super) wanted: bool,
+}
+
 /// A courier to be started. Its place is taken already.
 #[derive(Debug)]
 pub(super) struct Recruit<T> {
@@ -87,6 +102,8 @@ impl<P: Presence, E: Clone> Flights<P, E> {
             claims: BTreeMap::new(),
             couriers: 0,
             recruit_waits: false,
+            serial: false,
+            streams: false,
             over: None,
         };
         Flights { presence, bounds, state: Mutex::new(state), bell: Notify::new() }
@@ -178,7 +195,8 @@ impl<P: Presence, E: Clone> Flights<P, E> {
     /// when `try_turn` has one at once.
     pub(super) fn recruit<T>(&self, try_turn: impl FnOnce() -> Option<T>) -> Option<Recruit<T>> {
         let mut state = self.state();
-        if state.couriers >= self.bounds.couriers_max {
+        let couriers_max = if state.serial { 1 } else { self.bounds.couriers_max };
+        if state.couriers >= couriers_max {
             return None;
         }
         let run = self.next_run(&state)?;
@@ -213,7 +231,8 @@ impl<P: Presence, E: Clone> Flights<P, E> {
     /// The next run for a courier; `None` ends it (its place is given up under the same lock).
     pub(super) fn claim(&self) -> Option<Range<u64>> {
         let mut state = self.state();
-        if let Some(run) = self.next_run(&state) {
+        let is_spare = state.serial && state.couriers > 1;
+        if let Some(run) = self.next_run(&state).filter(|_| !is_spare) {
             return Some(self.claim_in(&mut state, run));
         }
         state.couriers -= 1;
@@ -224,6 +243,57 @@ impl<P: Presence, E: Clone> Flights<P, E> {
             }
         }
         None
+    }
+
+    /// Upstream answers with the whole where a part was asked for. True: the caller passes over all of it, from the start, block
+    /// by block ([`Flights::step`]), and says so when it ends. False: another one does already, and the caller's place is given up.
+    pub(super) fn begin_stream(&self) -> bool {
+        let mut state = self.state();
+        state.serial = true;
+        let begins = !std::mem::replace(&mut state.streams, true);
+        if !begins {
+            state.couriers -= 1;
+        }
+        begins
+    }
+
+    pub(super) fn end_stream(&self) {
+        self.state().streams = false;
+    }
+
+    /// Upstream answers with the part that was asked for. True when that is news, and there may be work for more couriers.
+    pub(super) fn ranges_work(&self) -> bool {
+        std::mem::take(&mut self.state().serial)
+    }
+
+    /// Whether others hold claims of which nothing has landed yet: they may be about to learn what the stream knows.
+    pub(super) fn others_are_undecided(&self) -> bool {
+        let blocks = self.presence.blocks();
+        self.state().claims.iter().any(|(start, claim)| claim.landed == blocks.span(*start).start)
+    }
+
+    /// What the stream does with the block it has come to; `None` when it need not go on. Without readers it goes on up to
+    /// `unwanted_until`, if clients that left do not end flights.
+    pub(super) fn step(&self, block: u64, unwanted_until: u64) -> Option<Step> {
+        let blocks = self.presence.blocks();
+        let mut state = self.state();
+        if state.over.is_some() {
+            return None;
+        }
+        let wants: Vec<Range<u64>> = state.wants.values().map(|want| blocks.covering(want.clone())).collect();
+        let wanted = wants.iter().any(|want| self.first_free(&state, want.start.max(block)..want.end).is_some());
+        if !wanted {
+            let may_go_on = self.bounds.when_client_leaves != WhenClientLeaves::Stop && block < unwanted_until;
+            if !may_go_on || self.first_free(&state, block..blocks.count()).is_none() {
+                return None;
+            }
+        }
+        let free = self.first_free(&state, block..block + 1);
+        let claimed = free.is_some();
+        if let Some(run) = free {
+            self.claim_in(&mut state, run);
+        }
+        Some(Step { claimed, needed: wants.iter().any(|want| want.contains(&block)), wanted })
     }
 
     fn claim_in(&self, state: &mut State<E>, run: Range<u64>) -> Range<u64> {

@@ -64,8 +64,9 @@ impl Limits {
 }
 
 /// Whether the disk took what it was given lately.
-#[derive(Default)]
 pub(super) struct Disk {
+    /// It takes nothing at all, and everybody was told at the start.
+    read_only: Option<StoreError>,
     failed: Mutex<Option<(Instant, StoreError)>>,
 }
 
@@ -73,8 +74,15 @@ pub(super) struct Disk {
 const DISK_RETRY_AFTER: Duration = Duration::from_secs(10);
 
 impl Disk {
+    pub(super) fn new(read_only: Option<StoreError>) -> Disk {
+        Disk { read_only, failed: Mutex::default() }
+    }
+
     /// Takes note of a failure.
     pub(super) fn failed(&self, error: &StoreError) {
+        if let StoreError::ReadOnly { .. } = error {
+            return;
+        }
         metrics().disk_errors.inc();
         let mut failed = self.failed.lock().unwrap_or_else(|e| e.into_inner());
         // Or a full disk would be filled with its own complaints.
@@ -87,8 +95,11 @@ impl Disk {
         }
     }
 
-    /// The error to expect when the disk was full a moment ago. Other failures concern single files.
+    /// The error to expect when the disk was full a moment ago, or takes nothing. Other failures concern single files.
     pub(super) fn full(&self) -> Option<StoreError> {
+        if self.read_only.is_some() {
+            return self.read_only.clone();
+        }
         let failed = self.failed.lock().unwrap_or_else(|e| e.into_inner());
         let (at, error) = failed.as_ref()?;
         (at.elapsed() < DISK_RETRY_AFTER && matches!(error, StoreError::Full { .. })).then(|| error.clone())

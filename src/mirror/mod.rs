@@ -9,6 +9,7 @@ mod catalog;
 mod courier;
 mod derived;
 mod error;
+mod feed;
 mod fill;
 mod flights;
 mod layer;
@@ -104,7 +105,7 @@ impl Mirror {
             turns: Turns::new(config.fetch.connections as usize),
             turns_through: Turns::new(config.fetch.connections as usize),
             parked: Mutex::default(),
-            disk: Disk::default(),
+            disk: Disk::new(store.read_only()),
             couriers_max: config.fetch.connections_per_object as usize,
             run_size: config.fetch.run_size,
             patience: config.upstream.patience,
@@ -153,8 +154,13 @@ impl Mirror {
             Err(error) => return Err(error),
         };
         if fill.object.size() != file.size {
-            let cause = format!("{} has {} bytes, {} are announced", file.oid, fill.object.size(), file.size);
-            return Err(SourceError::Broken { host: self.origin.base(), cause }.into());
+            // Opened at the same time for another announcement.
+            let (oid, kept, asked) = (file.oid.to_string(), fill.object.size(), file.size);
+            let error = match fill.object.is_verified() {
+                true => StoreError::SizeMismatch { oid, kept, asked },
+                false => StoreError::SizeUnclear { oid, kept, asked },
+            };
+            return self.read_through(file, token, admission, error);
         }
         if !self.config.upstream.offline {
             fill.sources.add(file, token, admission);
@@ -171,23 +177,40 @@ impl Mirror {
         admission: Admission,
         error: StoreError,
     ) -> Result<Reader, MirrorError> {
-        if let StoreError::SizeMismatch { .. } = error {
-            return Err(SourceError::Broken { host: self.origin.base(), cause: error.to_string() }.into());
+        match &error {
+            StoreError::SizeMismatch { .. } => {
+                return Err(SourceError::Broken { host: self.origin.base(), cause: error.to_string() }.into());
+            }
+            // What others fetch is left alone, and so is this one's: the hash of a whole will tell who was right.
+            StoreError::SizeUnclear { .. } if self.config.upstream.offline => {
+                return Err(SourceError::Broken { host: self.origin.base(), cause: error.to_string() }.into());
+            }
+            StoreError::SizeUnclear { .. } => {
+                log::warn!("serves past the store repo={} path={}: {error}", file.repo, file.path.as_str());
+                return Ok(Reader::through(self.through(file, token, admission).telling(self.store.clone())));
+            }
+            _ => self.limits.disk.failed(&error),
         }
-        self.limits.disk.failed(&error);
         if self.config.upstream.offline {
-            return Err(error.into());
+            return Err(match error {
+                StoreError::ReadOnly { .. } => MirrorError::Offline,
+                error => error.into(),
+            });
         }
-        self.read_uncached(file, token, admission)
+        Ok(Reader::through(self.through(file, token, admission)))
     }
 
     fn read_uncached(&self, file: &FileInfo, token: Option<&Token>, admission: Admission) -> Result<Reader, MirrorError> {
         if self.config.upstream.offline {
             return Err(MirrorError::Offline);
         }
-        let sources = Sources::new(self.origin.clone(), file.oid);
+        Ok(Reader::through(self.through(file, token, admission)))
+    }
+
+    fn through(&self, file: &FileInfo, token: Option<&Token>, admission: Admission) -> Through {
+        let sources = Sources::new(self.origin.clone(), file.oid, self.catalog.doubts());
         sources.add(file, token, admission);
-        Ok(Reader::through(Through::new(file.oid, file.size, Arc::new(sources), self.limits.clone())))
+        Through::new(file.oid, file.size, Arc::new(sources), self.limits.clone())
     }
 
     /// Makes the link by which people find the file with `ls`, in the background: serving does not depend on it.
@@ -210,7 +233,10 @@ impl Mirror {
         // Readers of a broken one were told; who comes now gets a new try. One of a size that was never proven is the store's to
         // decide about.
         if fill.is_broken() || (fill.object.size() != file.size && !fill.object.is_verified()) {
+            drop(fill);
             self.warm.invalidate(&file.oid);
+            // The cache drops what it has thrown out when it is told to; then only those who use it keep it alive.
+            self.warm.run_pending_tasks();
             return None;
         }
         Some(fill)
@@ -248,7 +274,7 @@ impl Mirror {
             self.warm.insert(file.oid, fill.clone());
             return Ok(fill);
         }
-        let sources = Arc::new(Sources::new(self.origin.clone(), file.oid));
+        let sources = Arc::new(Sources::new(self.origin.clone(), file.oid, self.catalog.doubts()));
         let mismatched = self.mismatched.clone();
         let fill = Fill::new(object, self.store.clone(), sources, self.limits.clone(), mismatched);
         if fills.len() >= SWEEP_AT {

@@ -1,6 +1,7 @@
 //! Where one object's bytes may be asked for: the files that have it as their content.
 
 use super::FileInfo;
+use super::catalog::Doubts;
 use super::error::MirrorError;
 use crate::access::Admission;
 use crate::hub::{ApiTarget, Oid};
@@ -40,6 +41,7 @@ impl Place {
 pub(super) struct Sources {
     origin: Arc<Origin>,
     oid: Oid,
+    doubts: Doubts,
     /// Latest first. Guarded by itself, held for moments.
     places: Mutex<Vec<Place>>,
     /// Held while a URL is being found, so that many couriers ask once.
@@ -69,9 +71,9 @@ struct Lookup {
 }
 
 impl Sources {
-    pub(super) fn new(origin: Arc<Origin>, oid: Oid) -> Sources {
+    pub(super) fn new(origin: Arc<Origin>, oid: Oid, doubts: Doubts) -> Sources {
         let lookup = tokio::sync::Mutex::default();
-        Sources { origin, oid, places: Mutex::default(), lookup, guesses: AtomicBool::new(true) }
+        Sources { origin, oid, doubts, places: Mutex::default(), lookup, guesses: AtomicBool::new(true) }
     }
 
     /// Adds a file with this content, as this caller reads it; it is the first place asked from now on.
@@ -92,6 +94,12 @@ impl Sources {
         self.places.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// The bytes are not what the id says: perhaps it was the id that was wrong.
+    pub(super) fn doubt(&self) {
+        let files: Vec<FileInfo> = self.places().iter().map(|place| place.file.clone()).collect();
+        files.iter().for_each(|file| self.doubts.about(file));
+    }
+
     /// Whether there is nowhere to ask.
     pub(super) fn is_empty(&self) -> bool {
         self.places().is_empty()
@@ -100,6 +108,7 @@ impl Sources {
     /// Opens the bytes of `span`; the body starts at the returned offset. A kept URL that is refused (signatures expire)
     /// is found anew at once; after any other failure by the next try.
     pub(super) async fn open(&self, span: Range<u64>, size: u64) -> Result<(Body, u64), MirrorError> {
+        let mut may_ask_elsewhere = self.origin.has_fallbacks();
         loop {
             let (found, kept) = self.url(size).await?;
             let error = match self.origin.open(&found.url, found.token.as_ref(), span.clone(), size).await {
@@ -126,6 +135,8 @@ impl Sources {
             }
             match error {
                 SourceError::Refused { .. } if kept => {}
+                // Another upstream may have the bytes on a host that wants no rest.
+                SourceError::Busy { retry_after: Some(_), .. } if may_ask_elsewhere => may_ask_elsewhere = false,
                 // The Hub has just allowed it, so this is the CDN's trouble and not the Hub's no.
                 SourceError::Refused { host, status, .. } => {
                     let cause = format!("a URL that upstream just gave is refused with {status}");
@@ -177,6 +188,8 @@ impl Sources {
                     return Ok((found, false));
                 }
                 Ok(found) => {
+                    // One of its two words about this commit was wrong. Which one is seen when it is asked again.
+                    self.doubts.about(&place.file);
                     let target = place.target();
                     let cause = format!("{target} is now {} of {} bytes, not {} of {size}", found.oid, found.size, self.oid);
                     SourceError::Broken { host: "upstream".into(), cause }

@@ -10,14 +10,11 @@ use super::sources::Sources;
 use crate::hub::Oid;
 use crate::metrics::metrics;
 use crate::source::{Body, SourceError};
-use crate::store::ObjectHasher;
+use crate::store::{ObjectHasher, Store};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// Where upstream ignores ranges, so many bytes are read and thrown away to come to the wanted ones; not more.
-const SKIP_LEN_MAX: u64 = 64 << 20;
 
 pub(super) struct Through {
     oid: Oid,
@@ -33,6 +30,8 @@ pub(super) struct Through {
     hashed: u64,
     /// Whose start was read before: it goes too if the whole is wrong.
     fill: Option<Arc<Fill>>,
+    /// Keeps something at another size, and is told when this one is proven.
+    told: Option<Arc<Store>>,
 }
 
 /// A running answer of upstream's.
@@ -74,7 +73,12 @@ impl Through {
     pub(super) fn new(oid: Oid, size: u64, sources: Arc<Sources>, limits: Arc<Limits>) -> Through {
         metrics().served_through.inc();
         let hasher = Some(ObjectHasher::new(&oid, size));
-        Through { oid, size, sources, limits, parked: Arc::default(), trouble: None, hasher, hashed: 0, fill: None }
+        Through { oid, size, sources, limits, parked: Arc::default(), trouble: None, hasher, hashed: 0, fill: None, told: None }
+    }
+
+    /// Tells the store once the whole is proven; see [`Store::disprove`].
+    pub(super) fn telling(self, store: Arc<Store>) -> Through {
+        Through { told: Some(store), ..self }
     }
 
     /// Goes on where the store could not: after `hashed` bytes that `hasher` has seen, or somewhere within (`None`).
@@ -126,12 +130,8 @@ impl Through {
             _ => {
                 let turn = self.limits.turn_through().await.ok_or(MirrorError::Crowded)?;
                 let (body, starts_at) = self.sources.open(span.clone(), self.size).await?;
-                let skip = span.start - starts_at;
-                if skip > SKIP_LEN_MAX {
-                    let cause = format!("upstream ignores ranges; {skip} bytes lie before the wanted ones");
-                    return Err(SourceError::Broken { host: "upstream".into(), cause }.into());
-                }
-                Stream { body, skip, next: span.start, end: span.end, _turn: turn }
+                // Where upstream ignores ranges, what lies before is read and thrown away, for as long as the client stays.
+                Stream { body, skip: span.start - starts_at, next: span.start, end: span.end, _turn: turn }
             }
         };
         while let Some(chunk) = stream.body.chunk().await? {
@@ -167,9 +167,26 @@ impl Through {
         match self.hasher.take().map(ObjectHasher::matches) {
             Some(Err(found)) => Err(match &self.fill {
                 Some(fill) => fill.end_as_broken(found),
-                None => MirrorError::Mismatch { oid: self.oid, found },
+                None => {
+                    self.sources.doubt();
+                    MirrorError::Mismatch { oid: self.oid, found }
+                }
             }),
-            _ => Ok(bytes),
+            Some(Ok(())) => {
+                self.tell();
+                Ok(bytes)
+            }
+            None => Ok(bytes),
         }
+    }
+
+    fn tell(&mut self) {
+        let Some(store) = self.told.take() else { return };
+        let (oid, size) = (self.oid, self.size);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.disprove(&oid, size) {
+                log::warn!("cannot set aside what is kept of object={oid} at another size than {size}: {error}");
+            }
+        });
     }
 }

@@ -324,7 +324,8 @@ impl HubProxy {
                 Ok(())
             }
             Own::Health | Own::Ready => {
-                let body = format!("{{\"status\":\"ok\",\"version\":\"{}\"}}\n", env!("CARGO_PKG_VERSION"));
+                let read_only = if self.mirror.store.read_only().is_some() { ",\"read_only\":true" } else { "" };
+                let body = format!("{{\"status\":\"ok\",\"version\":\"{}\"{read_only}}}\n", env!("CARGO_PKG_VERSION"));
                 respond::bytes(session, 200, "application/json", body.into_bytes()).await?;
                 Ok(())
             }

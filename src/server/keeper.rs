@@ -22,7 +22,9 @@ const FLUSH_EVERY: Duration = Duration::from_secs(60);
 
 /// Tells the store what it may keep, and who keeps objects open.
 pub(super) fn introduce(config: &Config, store: &Store, mirror: &Arc<Mirror>) {
-    store.set_limits(limits(config));
+    metrics().read_only.set(i64::from(store.read_only().is_some()));
+    // Nothing can go where nothing can be written.
+    store.set_limits(if store.read_only().is_some() { Limits::default() } else { limits(config) });
     set(&metrics().eviction_max_bytes, config.eviction.max_size);
     store.set_borrower(Arc::new(Warm { mirror: Arc::downgrade(mirror) }));
 }
@@ -71,6 +73,7 @@ pub(super) async fn watch(store: Arc<Store>, pass_every: Duration) {
 }
 
 fn look(store: &Store, pass_due: bool, flush_due: bool) {
+    let pass_due = pass_due && store.read_only().is_none();
     let done = if pass_due { store.pass(&PassOptions::default()).map(Some) } else { store.pass_if_needed() };
     if let Err(error) = done {
         log::warn!("the eviction pass failed: {error}");

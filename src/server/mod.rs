@@ -103,7 +103,9 @@ pub enum Ended {
 pub fn run(config: &Config) -> Result<Ended, ServeError> {
     raise_file_limit();
     survive_file_size_limit();
-    let store = open_store(config)?;
+    // A command that fills the directory has no use for one that takes nothing; who serves has.
+    let store = Arc::new(Store::open_to_serve(&config.store.repos, StoreOptions { block_size: config.store.block_size })?);
+    let read_only = store.read_only().is_some();
     let socket = Socket::bind(&config.server.listen, "choose another with --listen ADDR:PORT (port 0 takes any free one)")?;
     let secure = Secure::open(config)?;
     let runtime = new_runtime(config)?;
@@ -124,7 +126,7 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
         tokio::spawn(notify::keep_alive());
         tokio::select! {
             ended = serve(config, store, socket, secure, asked, |address, secure| {
-                announce(config, address, secure);
+                announce(config, address, secure, read_only);
                 notify::tell(State::Ready);
             }) => ended,
             // Cuts a drain short as well.
@@ -182,13 +184,14 @@ async fn serve(
     services_aside.spawn(keeper::watch(store.clone(), config.eviction.interval));
     match Desk::open(store.clone()) {
         Ok(desk) => drop(services_aside.spawn(desk.serve())),
+        Err(_) if store.read_only().is_some() => {}
         // Serving goes on; only commands beside it will have to wait for its end.
         Err(error) => log::warn!("takes no orders: cannot open admin.sock in {}: {error}", store.root().display()),
     }
-    store.note_holder(
-        &serde_json::json!({ "pid": std::process::id(), "listen": address.to_string(), "upstream": config.upstream.url })
-            .to_string(),
-    )?;
+    let note = serde_json::json!({ "pid": std::process::id(), "listen": address.to_string(), "upstream": config.upstream.url });
+    if let Err(error) = store.note_holder(&note.to_string()) {
+        log::warn!("commands beside this server will not find it: {error}");
+    }
     started(address, secure_address);
 
     tokio::select! {
@@ -274,16 +277,17 @@ fn pingora_conf() -> Arc<ServerConf> {
 }
 
 /// Says on stderr, past the logger, that connections are accepted; scripts wait for this line.
-fn announce(config: &Config, address: SocketAddr, secure: Option<SocketAddr>) {
+fn announce(config: &Config, address: SocketAddr, secure: Option<SocketAddr>, read_only: bool) {
     let url = match config.server.public_url.as_str() {
         "" => format!("http://{}", reachable(address)),
         public => public.to_owned(),
     };
     let offline = if config.upstream.offline { " (offline)" } else { "" };
+    let into = if read_only { "from read-only" } else { "into" };
     let everywhere = if address.ip().is_unspecified() { format!(", listening on {address}") } else { String::new() };
     let secure = secure.map(|address| format!(", TLS on {address}")).unwrap_or_default();
     journal::say(&format!(
-        "dingospeed {} mirrors {}{offline} into {}{everywhere}{secure}; point clients here: export HF_ENDPOINT={url}",
+        "dingospeed {} mirrors {}{offline} {into} {}{everywhere}{secure}; point clients here: export HF_ENDPOINT={url}",
         env!("CARGO_PKG_VERSION"),
         config.upstream.url,
         config.store.repos.display()

@@ -102,13 +102,22 @@ impl<'a> Asking<'a> {
                 true,
                 |upstream, deadline| self.locate_at(upstream, target, token, deadline),
                 |located| {
-                    let is_down = self.for_bytes && self.origin.has_fallbacks() && self.origin.client.hosts.is_down(&located.url);
-                    if !is_down {
+                    if !self.for_bytes || !self.origin.has_fallbacks() {
                         return Ok(located);
                     }
-                    let host = located.url.authority();
+                    let hosts = &self.origin.client.hosts;
+                    let error = match hosts.is_down(&located.url) {
+                        true => {
+                            let cause = "the host of the bytes is down".into();
+                            SourceError::Unreachable { host: located.url.authority(), cause }
+                        }
+                        false => match hosts.check_hold(&located.url, None) {
+                            Ok(()) => return Ok(located),
+                            Err(held) => held,
+                        },
+                    };
                     spare.get_or_insert(located);
-                    Err(SourceError::Unreachable { host, cause: "the host of the bytes is down".into() })
+                    Err(error)
                 },
             )
             .await;

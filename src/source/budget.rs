@@ -7,7 +7,7 @@
 //! spent at once, and the last quarter is spread over what is left of the window.
 
 use http::HeaderMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The Hub's windows.
 const WINDOW: Duration = Duration::from_secs(300);
@@ -47,14 +47,17 @@ impl Account {
     }
 }
 
-/// How long upstream asks to wait: `Retry-After` in seconds, or the `t` of an exhausted `RateLimit`.
+/// How long upstream asks to wait: `Retry-After` in seconds or as a date to come, or the `t` of an exhausted `RateLimit`.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-    let seconds = text("retry-after").and_then(|v| v.trim().parse::<u64>().ok()).or_else(|| {
-        let account = text("ratelimit")?;
-        (parameter(account, "r")? == 0).then(|| parameter(account, "t")).flatten()
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim);
+    let asked = text("retry-after").and_then(|v| match v.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(v).ok()?.duration_since(SystemTime::now()).ok(),
     });
-    seconds.map(Duration::from_secs)
+    asked.or_else(|| {
+        let account = text("ratelimit")?;
+        (parameter(account, "r")? == 0).then(|| parameter(account, "t")).flatten().map(Duration::from_secs)
+    })
 }
 
 /// A number of a header such as `"api";r=412;t=201`.
@@ -209,6 +212,14 @@ mod tests {
         check(200, &[("ratelimit", "\"pages\";r=9;t=5"), ("ratelimit-policy", "\"pages\";q=100")], account(None, None, None));
         check(429, &[("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")], account(None, None, None));
         check(200, &[("ratelimit", "api;r=;t=x;q=-1"), ("ratelimit-policy", "q")], account(None, None, None));
+    }
+
+    #[test]
+    fn a_date_is_a_wait_as_well() {
+        let date = httpdate::fmt_http_date(SystemTime::now() + 40 * SECOND);
+        let headers = [(http::header::RETRY_AFTER, HeaderValue::from_str(&date).unwrap())].into_iter().collect();
+        let wait = retry_after(&headers).unwrap();
+        assert!(30 * SECOND < wait && wait <= 40 * SECOND, "{wait:?}");
     }
 
     #[test]

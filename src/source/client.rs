@@ -2,9 +2,10 @@
 
 use super::body::{Body, IDLE_MAX};
 use super::breaker::{Failure, Subject};
-use super::budget::{Account, Budget};
+use super::budget::{Account, Budget, retry_after};
 use super::dialer::Dialer;
 use super::hosts::Hosts;
+use super::origin::subject;
 use super::tunnel::Proxies;
 use super::{SourceError, Token, Url};
 use crate::config;
@@ -69,6 +70,15 @@ pub(super) struct Ask<'a> {
     pub(super) budget: Option<(&'static str, Arc<Mutex<Budget>>)>,
 }
 
+impl Ask<'_> {
+    /// What a 503 may be about, where it need not be the host as a whole: an upstream's answers are made for each repo. See
+    /// [`Holds`](super::hold::Holds).
+    fn repo(&self) -> Option<u64> {
+        self.budget.as_ref()?;
+        Some(self.subject.unwrap_or_else(|| subject(self.method, &self.url.target)).repo)
+    }
+}
+
 impl Client {
     pub(super) fn new(config: &config::Upstream, upstreams: &[Url]) -> Client {
         let share = config.question_timeout / (2 * upstreams.len().max(1) as u32);
@@ -82,8 +92,13 @@ impl Client {
         }
     }
 
-    /// Sends one request and reads the head of its answer. Fails at once while the host is down or the budget spent.
+    /// Sends one request and reads the head of its answer. Fails at once while the host is down, wants to be left alone, or the
+    /// budget is spent.
     pub(super) async fn send(&self, ask: Ask<'_>) -> Result<Body, SourceError> {
+        if let Err(held) = self.hosts.check_hold(ask.url, ask.repo()) {
+            metrics().upstream_paced(ask.budget.as_ref().map_or("cdn", |(kind, _)| kind), "refused");
+            return Err(held);
+        }
         let mut pass = match self.hosts.admit(ask.url, ask.subject) {
             // Couriers have a few tries each and come in groups, of which one gets the probe: the others would use up theirs
             // while they are turned away.
@@ -114,6 +129,11 @@ impl Client {
                         log::warn!("limited upstream={} kind={kind} seconds={}", ask.url.authority(), hold.as_secs());
                     }
                     budget.lock().unwrap_or_else(|e| e.into_inner()).learn(&account, Instant::now());
+                }
+                // Of an upstream's 429 the budget of that kind and account knows.
+                if (body.status == 429 && ask.budget.is_none()) || body.status == 503 {
+                    let asked = retry_after(&body.headers);
+                    asked.into_iter().for_each(|asked| pass.hold(body.status, asked, ask.repo()));
                 }
                 pass.answered(body.status);
             }

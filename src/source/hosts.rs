@@ -1,6 +1,8 @@
-//! The breakers of all hosts: asked before each request, told of each outcome, with a line in the log when one goes or returns.
+//! What is known of all hosts: their breakers, and until when they want to be left alone. Asked before each request, told of
+//! each outcome, with a line in the log when one goes or returns.
 
 use super::breaker::{Breaker, Change, Failure, Reason, Subject, Verdict};
+use super::hold::Holds;
 use super::{SourceError, Url};
 use crate::alarms::{Alarm, raise};
 use crate::metrics::metrics;
@@ -26,6 +28,7 @@ struct Host {
     name: String,
     label: String,
     state: Mutex<(Breaker, LastCause)>,
+    holds: Mutex<Holds>,
 }
 
 type LastCause = String;
@@ -59,14 +62,15 @@ impl Hosts {
             return host.clone();
         }
         if known.len() >= HOSTS_MAX {
-            known.retain(|_, host| !host.state().0.is_closed());
+            let now = Instant::now();
+            known.retain(|_, host| !host.state().0.is_closed() || !host.holds().is_empty(now));
             if known.len() >= HOSTS_MAX {
                 known.clear();
             }
         }
         let name = url.authority();
         let label = self.label(&key);
-        known.entry(key).or_insert(Arc::new(Host { name, label, state: Mutex::default() })).clone()
+        known.entry(key).or_insert(Arc::new(Host { name, label, state: Mutex::default(), holds: Mutex::default() })).clone()
     }
 
     /// By place and not by name, so that the labels stay a handful of words.
@@ -94,6 +98,15 @@ impl Hosts {
         Ok(Pass { host, subject, probe, asked_at: now, told: false })
     }
 
+    /// An error while the host wants to be left alone with what is about `repo`.
+    pub(super) fn check_hold(&self, url: &Url, repo: Option<u64>) -> Result<(), SourceError> {
+        let host = self.host(url);
+        let now = Instant::now();
+        let Some(hold) = host.holds().of(repo, now) else { return Ok(()) };
+        let retry_after = Some(hold.until.saturating_duration_since(now));
+        Err(SourceError::Busy { host: host.name.clone(), status: hold.status, retry_after })
+    }
+
     /// Whether a host is known to be unreachable.
     pub(super) fn is_down(&self, url: &Url) -> bool {
         self.host(url).state().0.is_down(Instant::now())
@@ -101,6 +114,10 @@ impl Hosts {
 }
 
 impl Host {
+    fn holds(&self) -> MutexGuard<'_, Holds> {
+        self.holds.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     fn state(&self) -> MutexGuard<'_, (Breaker, LastCause)> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -157,6 +174,12 @@ impl Pass {
 
     pub(super) fn waited(&self) -> Duration {
         self.asked_at.elapsed()
+    }
+
+    /// The host wants to be left alone; see [`Holds::learn`].
+    pub(super) fn hold(&self, status: u16, retry_after: Duration, repo: Option<u64>) {
+        log::warn!("limited upstream={} status={status} seconds={}", self.host.name, retry_after.as_secs());
+        self.host.holds().learn(status, retry_after, repo, Instant::now());
     }
 
     /// The host answered, whatever it said.

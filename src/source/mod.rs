@@ -4,7 +4,7 @@
 //! kept. Enter by [`Origin`]: questions are [`Asking`], bytes a [`Body`].
 //!
 //! Downwards: `origin` (which upstreams there are) > `asking` (one question, several upstreams) > `client` (one request) >
-//! `hosts` and `breaker` (is it worth trying), `budget` (may we ask yet), `dialer` and `tunnel` (how to get there).
+//! `hosts`, `breaker` and `hold` (is it worth trying), `budget` (may we ask yet), `dialer` and `tunnel` (how to get there).
 
 mod asking;
 mod body;
@@ -13,6 +13,7 @@ mod budget;
 mod client;
 mod dialer;
 mod error;
+mod hold;
 mod hook;
 mod hosts;
 mod origin;

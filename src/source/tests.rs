@@ -265,3 +265,46 @@ async fn a_proxy_that_talks_nonsense_is_named() {
         assert!(proxy.heads.lock().unwrap()[0].starts_with("CONNECT huggingface.co:443 HTTP/1.1\r\n"));
     }
 }
+
+/// A server whose certificate nobody has signed. With its port, and how many requests it could read.
+async fn unsigned_tls_server() -> (u16, Arc<AtomicUsize>) {
+    use tokio_rustls::rustls::{self, pki_types::PrivatePkcs8KeyDer};
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let read: Arc<AtomicUsize> = Arc::default();
+    let counted = read.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, counted) = (acceptor.clone(), counted.clone());
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                if let Ok(1..) = stream.read(&mut [0; 4096]).await {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    let _ = stream.write_all(ENTRY.as_bytes()).await;
+                }
+            });
+        }
+    });
+    (port, read)
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_signed_is_not_believed() {
+    let (port, read) = unsigned_tls_server().await;
+    let origin = origin(&[("upstream.url", &format!("https://localhost:{port}"))]);
+    let answer = ask(&origin, "/api/x").await;
+    assert!(matches!(&answer, Err(SourceError::Unreachable { host, .. }) if host.contains("localhost")), "{answer:?}");
+    let url = Url::parse(&format!("https://localhost:{port}/x")).unwrap();
+    let body = origin.open(&url, None, 0..2, 2).await.map(|_| ());
+    assert!(matches!(body, Err(SourceError::Unreachable { .. })), "{body:?}");
+    assert_eq!(read.load(Ordering::Relaxed), 0, "nothing was asked of it, and no token shown");
+}

@@ -352,7 +352,12 @@ impl<F: FileLayer> BlockFile<F> {
         if !verified {
             self.verified.store(false, Ordering::Release);
         }
-        self.put("mark", self.header.flags_offset(), &format::encode_flags(verified, &self.oid, &checksums))?;
+        let flags = format::encode_flags(verified, &self.oid, &checksums);
+        match self.put("mark", self.header.flags_offset(), &flags) {
+            // It is proven all the same; the next process proves it again.
+            Err(error) if verified => log::warn!("the mark of a proven object is not kept: {error}"),
+            written => written?,
+        }
         self.verified.store(verified, Ordering::Release);
         Ok(())
     }

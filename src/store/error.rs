@@ -19,6 +19,10 @@ pub enum StoreError {
     #[error("{action} {what}: no space left on the device")]
     Full { action: &'static str, what: String, source: Arc<io::Error> },
 
+    /// The directory cannot be written, which was found at the start: serve without keeping.
+    #[error("{} is read-only: nothing more is kept there", dir.display())]
+    ReadOnly { dir: PathBuf },
+
     /// It would pass a limit of the configuration, and nothing may go for it: serve without keeping.
     #[error("no room for {what} within the limits of eviction: all else is pinned or in use")]
     NoRoom { what: String },
@@ -44,6 +48,11 @@ pub enum StoreError {
     #[error("object {oid} is verified at {kept} bytes, but {asked} bytes were announced for it")]
     SizeMismatch { oid: String, kept: u64, asked: u64 },
 
+    /// Part of the object is kept, or being fetched, at another size than the one asked for. Only the hash of a whole can tell
+    /// which is right: serve without keeping, and tell what was proven by `Store::disprove`.
+    #[error("object {oid} is being kept at {kept} bytes, but {asked} bytes were announced for it, and neither is proven")]
+    SizeUnclear { oid: String, kept: u64, asked: u64 },
+
     /// The name does not fit the file system. Harmless for a link: log it.
     #[error("the name is too long for this file system: {what}")]
     NameTooLong { what: String },
@@ -68,6 +77,12 @@ impl StoreError {
             _ if source.kind() == io::ErrorKind::NotFound => StoreError::NotFound { what },
             _ => StoreError::Io { action, what, source: Arc::new(source) },
         }
+    }
+
+    /// Whether the directory refuses to be written, by its mode or by the file system's.
+    pub(super) fn is_read_only(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        matches!(self, StoreError::Io { source, .. } if matches!(source.kind(), ReadOnlyFilesystem | PermissionDenied))
     }
 
     pub(super) fn corrupt(what: impl ToString, reason: impl ToString) -> StoreError {

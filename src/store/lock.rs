@@ -28,7 +28,10 @@ impl Lock {
         for _ in 0..TRIES {
             if flock(&file, libc::LOCK_EX).map_err(io)? {
                 let lock = Lock { file };
-                lock.note(&format!("{{\"pid\":{}}}", std::process::id()))?;
+                // On a full disk the lock holds all the same; who asks for its holder is told less.
+                if let Err(error) = lock.note(&format!("{{\"pid\":{}}}", std::process::id())) {
+                    log::warn!("cannot note who holds {}: {error}", root.display());
+                }
                 return Ok(lock);
             }
             thread::sleep(TRY_AGAIN_AFTER);

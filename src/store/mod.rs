@@ -108,7 +108,8 @@ pub struct Store {
     records: Records,
     listings: Listings,
     refs: Refs,
-    lock: lock::Lock,
+    /// None where nothing can be written.
+    lock: Option<lock::Lock>,
     /// Set once, before anything is evicted; until then there are none.
     limits: OnceLock<Limits>,
     borrower: OnceLock<Arc<dyn Borrower>>,
@@ -131,20 +132,27 @@ impl Store {
     /// `Locked`: another process has it. `Version`: a newer program made it. `Misuse`: the block size is not a legal one.
     pub fn open(root: &Path, options: StoreOptions) -> Result<Store, StoreError> {
         format::Header::ours(0, options.block_size).map_err(StoreError::misuse)?;
-        make_dir(root)?;
-        let lock = lock::Lock::take(root)?;
-        check_version(root)?;
-        for name in ["blobs", "files", "api", "quarantine"] {
-            make_dir(&root.join(name))?;
+        let lock = prepare(root)?;
+        Ok(Store::new(options, Place::new(root), Some(lock)))
+    }
+
+    /// As [`Store::open`]; where the directory holds a store and cannot be written, by its mode or by the file system's, what it
+    /// keeps is read, without a lock, and nothing more is kept. Other processes may read it, or write it from elsewhere.
+    pub fn open_to_serve(root: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+        match Store::open(root, options.clone()) {
+            // A directory that was never a store is more likely a mistake, and holds nothing to serve.
+            Err(error) if error.is_read_only() && fs::read_dir(root.join("blobs")).is_ok() => {
+                check_version(root)?;
+                log::warn!("serves read-only: {error}; what is kept is served, all else is passed on and nothing is kept");
+                Ok(Store::new(options, Place::read_only(root), None))
+            }
+            opened => opened,
         }
-        // What lies in tmp/ was never given its name: the process that wrote it is gone, for we have the lock.
-        let tmp = root.join("tmp");
-        match fs::remove_dir_all(&tmp) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("empty", tmp.display(), error)),
-            _ => make_dir(&tmp)?,
-        }
-        let place = Arc::new(Place::new(root));
-        Ok(Store {
+    }
+
+    fn new(options: StoreOptions, place: Place, lock: Option<lock::Lock>) -> Store {
+        let place = Arc::new(place);
+        Store {
             options,
             live: Live::default(),
             records: Records::new(place.clone()),
@@ -157,7 +165,12 @@ impl Store {
             recency: recency::Recency::default(),
             kept_len: Arc::default(),
             passes: Mutex::default(),
-        })
+        }
+    }
+
+    /// The error that each attempt to keep something meets, where nothing can be written.
+    pub fn read_only(&self) -> Option<StoreError> {
+        self.place.is_read_only().then(|| StoreError::ReadOnly { dir: self.root().to_owned() })
     }
 
     /// Sets what is kept at most; only the first call counts.
@@ -185,7 +198,7 @@ impl Store {
 
     /// Notes in the lock file who holds the store, for people and for `dingospeed status`: one line of JSON with pid and address.
     pub fn note_holder(&self, text: &str) -> Result<(), StoreError> {
-        self.lock.note(text)
+        self.lock.as_ref().map_or(Ok(()), |lock| lock.note(text))
     }
 
     /// Returns the note of the process that holds the store in `root`, or none when it is free.
@@ -216,8 +229,9 @@ impl Store {
 
     /// Returns the object `oid` of `size` bytes, opening its file or making a new one.
     ///
-    /// Opening a complete file of DingoSpeed's hashes it whole, once. A broken file, and one of another size that was never
-    /// verified, is quarantined and begun again; a verified one of another size is `SizeMismatch`.
+    /// Opening a complete file of DingoSpeed's hashes it whole, once. A broken file is quarantined and begun again. Of another size
+    /// is `SizeMismatch` when it is verified; `SizeUnclear` when somebody uses it or blocks of it are there, since which size is
+    /// right is not known; and begun again otherwise.
     pub fn object(&self, oid: &Oid, size: u64) -> Result<Arc<Object>, StoreError> {
         let slot = self.live.slot(oid);
         let mut live = slot.lock();
@@ -232,8 +246,13 @@ impl Store {
                 live.keep(&object);
                 return Err(StoreError::SizeMismatch { oid: oid.to_string(), kept, asked: size });
             }
+            Some(object) if Arc::strong_count(&object) > 1 || object.present_count() > 0 => {
+                let kept = object.size();
+                live.keep(&object);
+                return Err(StoreError::SizeUnclear { oid: oid.to_string(), kept, asked: size });
+            }
             Some(object) => {
-                let reason = format!("unverified, of {} bytes where {size} were announced", object.size());
+                let reason = format!("without a block, of {} bytes where {size} were announced", object.size());
                 self.place.set_aside(&self.place.blob(oid), oid.as_str(), &reason)?;
                 Arc::new(self.create(oid, size)?)
             }
@@ -272,6 +291,25 @@ impl Store {
         let mut live = slot.lock();
         match live.upgrade() {
             Some(current) if Arc::ptr_eq(&current, object) => self.set_aside(object.oid(), &mut live, reason),
+            _ => Ok(false),
+        }
+    }
+
+    /// A whole of `size` bytes has the hash that `oid` names: what is kept of it at another size is set aside. Returns whether
+    /// something was.
+    pub fn disprove(&self, oid: &Oid, size: u64) -> Result<bool, StoreError> {
+        let slot = self.live.slot(oid);
+        let mut live = slot.lock();
+        let kept = match live.upgrade() {
+            Some(object) => Some(object),
+            None => self.open_kept(oid)?.map(Arc::new),
+        };
+        match kept {
+            Some(object) if object.size() != size && !object.is_verified() => {
+                let reason = format!("of {} bytes, but the object that has this hash has {size}", object.size());
+                live.keep(&object);
+                self.set_aside(oid, &mut live, &reason)
+            }
             _ => Ok(false),
         }
     }
@@ -367,6 +405,9 @@ impl Store {
 
     /// Makes a new file in `tmp/` and gives it its name, in place of one that does not count.
     fn create(&self, oid: &Oid, size: u64) -> Result<Object, StoreError> {
+        if let Some(error) = self.read_only() {
+            return Err(error);
+        }
         let temp = self.place.temp();
         let path = self.place.blob(oid);
         let io = |error| StoreError::io("create", path.display(), error);
@@ -433,22 +474,47 @@ fn make_dir(dir: &Path) -> Result<(), StoreError> {
     fs::create_dir_all(dir).map_err(|error| StoreError::io("make directory", dir.display(), error))
 }
 
-/// Refuses a directory of a newer program, and marks a new one.
-fn check_version(root: &Path) -> Result<(), StoreError> {
-    let path = root.join("VERSION");
-    let what = format!("the store in {}", root.display());
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(StoreError::io("read", path.display(), error)),
-    };
-    if text.trim().is_empty() {
-        // An empty file is one that a crash kept from being written.
-        return fs::write(&path, format!("{VERSION}\n")).map_err(|error| StoreError::io("write", path.display(), error));
+/// Takes the lock of a directory and makes what is absent of it.
+fn prepare(root: &Path) -> Result<lock::Lock, StoreError> {
+    make_dir(root)?;
+    let lock = lock::Lock::take(root)?;
+    if read_version(root)?.trim().is_empty() {
+        // A new one; or a crash kept the file from being written.
+        let path = root.join("VERSION");
+        fs::write(&path, format!("{VERSION}\n")).map_err(|error| StoreError::io("write", path.display(), error))?;
     }
-    match text.trim().parse() {
-        Ok(found) if found <= VERSION => Ok(()),
-        Ok(found) => Err(StoreError::Version { what, found, known: VERSION }),
-        Err(_) => Err(StoreError::corrupt(what, format!("its VERSION file says {:?}", text.trim()))),
+    check_version(root)?;
+    for name in ["blobs", "files", "api", "quarantine"] {
+        make_dir(&root.join(name))?;
+    }
+    // What lies in tmp/ was never given its name: the process that wrote it is gone, for we have the lock.
+    let tmp = root.join("tmp");
+    match fs::remove_dir_all(&tmp) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::io("empty", tmp.display(), error)),
+        _ => make_dir(&tmp)?,
+    }
+    Ok(lock)
+}
+
+/// The text of the VERSION file; empty when there is none.
+fn read_version(root: &Path) -> Result<String, StoreError> {
+    let path = root.join("VERSION");
+    match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        text => text.map_err(|error| StoreError::io("read", path.display(), error)),
+    }
+}
+
+/// Refuses a directory of a newer program.
+fn check_version(root: &Path) -> Result<(), StoreError> {
+    let text = read_version(root)?;
+    let what = format!("the store in {}", root.display());
+    match text.trim() {
+        "" => Ok(()),
+        text => match text.parse() {
+            Ok(found) if found <= VERSION => Ok(()),
+            Ok(found) => Err(StoreError::Version { what, found, known: VERSION }),
+            Err(_) => Err(StoreError::corrupt(what, format!("its VERSION file says {text:?}"))),
+        },
     }
 }

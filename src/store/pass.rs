@@ -106,7 +106,9 @@ impl Store {
 
     /// Writes down when objects were read, so that it survives a restart. BLOCKING; once a minute, and at the end.
     pub fn flush_reads(&self) {
-        self.recency.flush(&self.place);
+        if self.read_only().is_none() {
+            self.recency.flush(&self.place);
+        }
     }
 
     /// Tells whether a limit is passed now, by the running total and one system call.

@@ -35,12 +35,22 @@ const NAME_LEN_MAX: usize = 180;
 #[derive(Debug)]
 pub(super) struct Place {
     root: PathBuf,
+    /// Nothing is written: what is kept by the way is not kept, without a word for each.
+    read_only: bool,
     temp_count: AtomicU64,
 }
 
 impl Place {
     pub(super) fn new(root: &Path) -> Place {
-        Place { root: root.to_owned(), temp_count: AtomicU64::new(0) }
+        Place { root: root.to_owned(), read_only: false, temp_count: AtomicU64::new(0) }
+    }
+
+    pub(super) fn read_only(root: &Path) -> Place {
+        Place { read_only: true, ..Place::new(root) }
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -114,8 +124,21 @@ impl Place {
         })
     }
 
+    /// Removes a small file; it need not exist.
+    pub(super) fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound && !self.read_only => {
+                Err(StoreError::io("remove", path.display(), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes something under a name in `tmp/`, then renames it to `to`, whose directories are made as needed.
     pub(super) fn put_in_place(&self, to: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), StoreError> {
+        if self.read_only {
+            return Ok(());
+        }
         let temp = self.temp();
         let made = make(&temp).and_then(|()| self.rename(&temp, to));
         made.map_err(|error| {

@@ -17,7 +17,6 @@ use crate::hub::RepoId;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs, io,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -132,11 +131,7 @@ impl Records {
     /// Forgets a record; it need not exist.
     pub fn remove(&self, key: &RecordKey) -> Result<(), StoreError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = key.path(&self.place);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path.display(), error)),
-            _ => Ok(()),
-        }
+        self.place.remove(&key.path(&self.place))
     }
 
     /// Notes that upstream called the record current at `fetched_at`. Returns false when there is no such record.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
     os::unix::fs::DirBuilderExt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -156,6 +156,9 @@ impl Refs {
     /// Remembers what upstream said of a caller, named by a mark as in [`Refs::put_accepted`]. Two marks that begin alike put each
     /// other out, so that there are never more than 4096.
     pub fn put_holder(&self, mark: &str, answer: Value, at: SystemTime) -> Result<(), StoreError> {
+        if self.place.is_read_only() {
+            return Ok(());
+        }
         let path = self.holder_path(mark);
         // It is about people, so it is for nobody else to read.
         let dir = path.parent().unwrap_or(self.place.root());
@@ -175,11 +178,7 @@ impl Refs {
         if self.get_holder(mark)?.is_none() {
             return Ok(());
         }
-        let path = self.holder_path(mark);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path.display(), error)),
-            _ => Ok(()),
-        }
+        self.place.remove(&self.holder_path(mark))
     }
 
     /// Notes which repo a name leads to. Upper and lower case of the name are one, as on the Hub, so that there is one such
@@ -198,11 +197,7 @@ impl Refs {
 
     /// Forgets where a name leads; it need not be known.
     pub fn remove_alias(&self, name: &RepoId) -> Result<(), StoreError> {
-        let path = self.alias_path(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path.display(), error)),
-            _ => Ok(()),
-        }
+        self.place.remove(&self.alias_path(name))
     }
 
     /// The repo that a name leads to, by what is kept of names: upstream's word of some time.

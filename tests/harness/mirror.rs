@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::client::{Connection, Response, Sum};
+use super::confine::{CallFault, ReadOnly};
 
 /// Returns the binary under test: that of this build, or another one named in `DINGOSPEED_BIN`.
 pub(crate) fn program() -> PathBuf {
@@ -19,9 +20,9 @@ pub(crate) fn program() -> PathBuf {
     named.map_or_else(|| env!("CARGO_BIN_EXE_dingospeed").into(), PathBuf::from)
 }
 
-/// How long the binary may take to say that it serves, and to end when asked.
+/// How long the binary may take to say that it serves, and to end when asked: longer than `server.drain_timeout`, which is 30 s.
 const START_MAX: Duration = Duration::from_secs(20);
-const STOP_MAX: Duration = Duration::from_secs(30);
+const STOP_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A running mirror of a fake Hub, on a free port, with a directory of its own. Dropping it kills the process; if the test
@@ -42,6 +43,8 @@ pub(crate) struct MirrorOptions {
     environment: Vec<(String, String)>,
     repos: Option<PathBuf>,
     files_max: Option<u64>,
+    read_only: Option<ReadOnly>,
+    call_faults: Vec<CallFault>,
 }
 
 impl MirrorOptions {
@@ -70,6 +73,12 @@ impl MirrorOptions {
     /// Lets it open so many files and no more.
     pub(crate) fn few_files(mut self, count: u64) -> MirrorOptions {
         self.files_max = Some(count);
+        self
+    }
+
+    /// Takes from it the means to write its directory, which must exist.
+    pub(crate) fn read_only(mut self, how: ReadOnly) -> MirrorOptions {
+        self.read_only = Some(how);
         self
     }
 
@@ -105,12 +114,20 @@ impl Mirror {
 
     /// Begins a mirror of this Hub.
     pub(crate) fn of(hub: &FakeHub) -> MirrorOptions {
-        MirrorOptions { upstream: hub.url(), arguments: Vec::new(), environment: Vec::new(), repos: None, files_max: None }
+        Mirror::of_url(&hub.url())
     }
 
     /// Begins a mirror of whatever answers at this URL.
     pub(crate) fn of_url(url: &str) -> MirrorOptions {
-        MirrorOptions { upstream: url.to_owned(), arguments: Vec::new(), environment: Vec::new(), repos: None, files_max: None }
+        MirrorOptions {
+            upstream: url.to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            repos: None,
+            files_max: None,
+            read_only: None,
+            call_faults: Vec::new(),
+        }
     }
 
     /// Returns the address as a URL without a trailing slash: what `HF_ENDPOINT` is set to.
@@ -205,7 +222,7 @@ impl Mirror {
         Metrics::parse(&response.text())
     }
 
-    /// Sends SIGTERM and waits for the end; panics if that takes longer than 30 s.
+    /// Sends SIGTERM and waits for the end; panics if that takes longer than a minute.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
         self.signal(libc::SIGTERM);
         self.ended().await
@@ -246,6 +263,11 @@ impl Mirror {
         }
     }
 
+    /// Makes these system calls of its fail from the next start on, as a broken or full disk does.
+    pub(crate) fn fail_calls(&mut self, faults: &[CallFault]) {
+        self.options.call_faults = faults.to_vec();
+    }
+
     async fn spawn(&mut self) -> Result<(), String> {
         raise_file_limit();
         let before = self.log().len();
@@ -274,6 +296,10 @@ impl Mirror {
                 });
             }
         }
+        if let Some(how) = self.options.read_only {
+            how.confine(&mut command, &self.repos());
+        }
+        super::confine::fail_calls(&mut command, &self.options.call_faults);
         let mut child = command.spawn().expect("the binary starts");
         let began = Instant::now();
         loop {
@@ -305,6 +331,14 @@ impl Drop for Mirror {
             eprintln!("--- the mirror said:\n{}---", self.log());
         }
     }
+}
+
+/// Bounds the size of the files that the mirror may write: a full disk, as far as it can tell.
+pub(crate) fn limit_file_size(mirror: &Mirror, len: u64) {
+    let limit = libc::rlimit { rlim_cur: len, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a plain system call on our own child; the kernel reads `limit` and writes nothing.
+    let status = unsafe { libc::prlimit(mirror.pid() as libc::pid_t, libc::RLIMIT_FSIZE, &limit, std::ptr::null_mut()) };
+    assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Finds the address in the start line, once the line is whole.

@@ -5,11 +5,13 @@
 #![allow(dead_code, unused_imports, reason = "the words for the next test are here before the test is; two binaries use them")]
 
 mod client;
+mod confine;
 mod mirror;
 mod python;
 mod relay;
 
 pub(crate) use client::{Connection, Response, Sum};
-pub(crate) use mirror::{Mirror, MirrorOptions, dingospeed, program};
+pub(crate) use confine::{CallFault, ReadOnly};
+pub(crate) use mirror::{Mirror, MirrorOptions, dingospeed, limit_file_size, program};
 pub(crate) use python::{Python, Ran, demo_python, root, run_within};
 pub(crate) use relay::{ConnectProxy, Relay};

@@ -118,3 +118,33 @@ fn a_verified_mark_does_not_outlive_its_blocks() {
     assert!(file.is_complete() && !file.is_verified(), "the seal covers other checksums");
     assert!(matches!(file.verify_whole(&mut |_| ()).unwrap(), Verdict::Mismatch { .. }));
 }
+
+#[test]
+fn a_file_cut_anywhere_and_a_torn_header_or_footer_admit_nothing_wrong() {
+    let all = content(2 * MIB + 9, 11);
+    let oid = sha256_of(&all);
+    let disk = Disk::default();
+    let file = BlockFile::create(disk.clone(), &oid, all.len() as u64, MIB).unwrap();
+    (0..3).for_each(|index| fill_block(&file, &all, index));
+    assert_eq!(file.verify_whole(&mut |_| ()).unwrap(), Verdict::Verified);
+    let (payload, footer) = (file.header().payload_start() as usize, file.header().footer_start() as usize);
+    let image = disk.image();
+    let look = |what: &str, bytes: Vec<u8>| {
+        let Some(file) = reopen(Disk::holding(bytes), &oid) else { return };
+        assert_eq!(file.size(), all.len() as u64, "{what}: another size counts");
+        assert_admits_only(&file, &all);
+    };
+    let edges = [payload, payload + MIB as usize, footer, image.len()];
+    let cuts =
+        (0..80).chain(edges.into_iter().flat_map(|edge| edge - 9..=(edge + 9).min(image.len()))).chain(footer..image.len());
+    for cut in cuts {
+        look(&format!("cut at {cut}"), image[..cut].to_vec());
+    }
+    for at in (0..80).chain(payload - 8..payload).chain(footer..image.len() - 8) {
+        for fill in [0, 0xff] {
+            let mut torn = image.clone();
+            torn[at..at + 8].fill(fill);
+            look(&format!("{fill} at {at}"), torn);
+        }
+    }
+}

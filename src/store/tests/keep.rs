@@ -106,12 +106,49 @@ fn sizes_must_agree() {
     assert!(matches!(store.object(&oid, 99), Err(StoreError::SizeMismatch { kept: 100, asked: 99, .. })));
     assert!(store.object(&oid, 100).unwrap().is_verified());
 
+    // Nothing of it is there, and nobody uses it: the latest word counts.
     let other = sha256_of(b"other");
-    let before = store.object(&other, 5).unwrap();
+    drop(store.object(&other, 5).unwrap());
     let after = store.object(&other, 6).unwrap();
-    assert_eq!((before.size(), after.size()), (5, 6));
-    assert!(quarantined(root.path())[0].contains("unverified, of 5 bytes"));
+    assert_eq!(after.size(), 6);
+    assert!(quarantined(root.path())[0].contains("without a block, of 5 bytes"));
     assert!(std::sync::Arc::ptr_eq(&after, &store.object(&other, 6).unwrap()));
+}
+
+#[test]
+fn of_two_sizes_neither_is_destroyed_before_one_is_proven() {
+    let root = tempfile::tempdir().unwrap();
+    let all = content(2 * MIB + 7, 4);
+    let oid = sha256_of(&all);
+    let size = all.len() as u64;
+    let store = open(root.path()).unwrap();
+    // In use, though nothing came yet.
+    let wrong = store.object(&oid, size + MIB).unwrap();
+    assert!(matches!(store.object(&oid, size), Err(StoreError::SizeUnclear { kept, .. }) if kept == size + MIB));
+    // Not in use, but something is there.
+    fill_block(&wrong, &all, 0);
+    drop(wrong);
+    assert!(matches!(store.object(&oid, size), Err(StoreError::SizeUnclear { .. })));
+    assert_eq!(store.object(&oid, size + MIB).unwrap().present_count(), 1);
+    assert!(quarantined(root.path()).is_empty());
+
+    assert!(!store.disprove(&oid, size + MIB).unwrap(), "it has that size");
+    assert!(store.disprove(&oid, size).unwrap());
+    assert!(quarantined(root.path())[0].contains("but the object that has this hash"));
+    let right = store.object(&oid, size).unwrap();
+    (0..3).for_each(|index| fill_block(&right, &all, index));
+    assert_eq!(right.verify_whole(&mut |_| ()).unwrap(), Verdict::Verified);
+    assert!(!store.disprove(&oid, size + 1).unwrap(), "a proven one stays");
+    assert!(matches!(store.object(&oid, size + 1), Err(StoreError::SizeMismatch { .. })));
+}
+
+#[test]
+fn a_directory_that_was_never_a_store_is_not_served_read_only() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("file");
+    fs::write(&file, "in the way").unwrap();
+    let options = StoreOptions { block_size: MIB };
+    assert!(Store::open_to_serve(&file.join("repos"), options).is_err());
 }
 
 #[test]

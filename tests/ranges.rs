@@ -1,0 +1,150 @@
+//! An upstream that ignores ranges, as some proxies and plain file servers do: each request gets the whole from its start. Large
+//! files come all the same, and what upstream sends stays a small multiple of the file.
+
+use std::sync::Arc;
+
+use fake_hub::{Content, FakeHub};
+
+use crate::harness::{Mirror, Response, limit_file_size};
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 96 * MIB + 77;
+const FILE: &str = "/acme/large/resolve/main/w.bin";
+
+struct Setup {
+    hub: FakeHub,
+    content: Arc<dyn Content>,
+    oid: String,
+}
+
+async fn setup() -> Setup {
+    let hub = FakeHub::start().await;
+    let repo = hub.model("acme/large").synthetic("w.bin", SIZE, 3).commit("first");
+    let (content, oid) = (repo.content("w.bin"), repo.oid("w.bin"));
+    hub.fault("w.bin").on_cdn().ignore_range();
+    Setup { hub, content, oid }
+}
+
+impl Setup {
+    fn bytes(&self, start: u64, len: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < len {
+            bytes.extend_from_slice(&self.content.read(start + bytes.len() as u64, (len as usize) - bytes.len()));
+        }
+        bytes
+    }
+
+    #[track_caller]
+    fn assert_part(&self, answer: &Response, start: u64, len: u64) {
+        let said = answer.header("x-error-message").unwrap_or_default();
+        assert!(answer.status == 206 && answer.whole, "{} {said}", answer.status);
+        assert!(answer.body == self.bytes(start, len), "other bytes at {start}");
+    }
+
+    async fn part(&self, mirror: &Mirror, start: u64, len: u64) {
+        let answer = mirror.get_range(FILE, &format!("bytes={start}-{}", start + len - 1)).await;
+        self.assert_part(&answer, start, len);
+    }
+
+    /// What the CDN has sent, in sizes of the file.
+    async fn sent(&self) -> f64 {
+        self.hub.wait_idle().await;
+        self.hub.cdn_bytes() as f64 / SIZE as f64
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_file_comes_as_one_stream() {
+    let s = setup().await;
+    let mirror = Arc::new(Mirror::start(&s.hub).await);
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let mirror = mirror.clone();
+        clients.spawn(async move { mirror.sum(FILE, &[]).await });
+    }
+    while let Some(sum) = clients.join_next().await {
+        let sum = sum.expect("no panic");
+        assert!(sum.status == 200 && sum.whole && sum.len == SIZE && sum.sha256 == s.oid, "{sum:?}");
+    }
+    // The first couriers find out at the same time; all but one hang up at once.
+    let sent = s.sent().await;
+    assert!(sent < 1.5, "{sent} files");
+    assert_eq!(mirror.metrics().await.of("dingospeed_objects_verified_total"), 1.0);
+    s.hub.clear_log();
+    assert_eq!(mirror.sum(FILE, &[]).await.sha256, s.oid);
+    assert_eq!(s.hub.cdn_bytes(), 0, "kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_far_inside_keeps_what_it_passes() {
+    let s = setup().await;
+    let mirror = Mirror::start(&s.hub).await;
+    s.part(&mirror, 70 * MIB + 5, 3 * MIB).await;
+    let sent = s.sent().await;
+    assert!(sent < 1.5, "{sent} files");
+    // What lies before is here now, and is no reason to ask again.
+    s.hub.clear_log();
+    s.part(&mirror, 11 * MIB + 1, 20 * MIB).await;
+    assert_eq!(s.hub.cdn_bytes(), 0, "passed, and not kept");
+    assert_eq!(mirror.sum(FILE, &[]).await.sha256, s.oid);
+    let sent = s.sent().await;
+    assert!(sent < 1.5, "{sent} files");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_ranges_cost_a_few_files_and_one_not_the_whole() {
+    let s = setup().await;
+    let mirror = Mirror::start(&s.hub).await;
+    s.part(&mirror, 10, 100).await;
+    let sent = s.sent().await;
+    assert!(sent < 0.3, "{sent} files for 100 bytes at the start");
+    for start in (0..SIZE - MIB).step_by(2 * MIB as usize) {
+        s.part(&mirror, start, 1000).await;
+    }
+    let sent = s.sent().await;
+    assert!(sent < 4.0, "{sent} files for ranges in order");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_breaks_goes_on_where_it_was() {
+    let s = setup().await;
+    s.hub.fault("w.bin").on_cdn().times(6).cut_after(80 * MIB + 5);
+    let mirror = Mirror::start(&s.hub).await;
+    let sum = mirror.sum(FILE, &[]).await;
+    assert!(sum.whole && sum.sha256 == s.oid, "{sum:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranges_that_work_again_are_used_again() {
+    let s = setup().await;
+    let mirror = Mirror::start(&s.hub).await;
+    s.part(&mirror, 0, 100).await;
+    s.hub.wait_idle().await;
+    s.hub.clear_faults();
+    s.hub.clear_log();
+    s.part(&mirror, 90 * MIB, 100).await;
+    s.hub.wait_idle().await;
+    assert!(s.hub.cdn_bytes() <= 2 * MIB, "{} bytes for one block", s.hub.cdn_bytes());
+    s.hub.fault("w.bin").on_cdn().rate(24 * MIB);
+    assert_eq!(mirror.sum(FILE, &[]).await.sha256, s.oid);
+    assert!(s.hub.cdn_running_max() > 1, "again by several connections");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_does_not_hide_the_middle() {
+    let s = setup().await;
+    let mirror = Mirror::start(&s.hub).await;
+    limit_file_size(&mirror, MIB);
+    s.part(&mirror, 70 * MIB + 5, MIB).await;
+    let sum = mirror.sum(FILE, &[]).await;
+    assert!(sum.whole && sum.sha256 == s.oid, "{sum:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_too_small_for_the_file_serves_all_of_it() {
+    let s = setup().await;
+    let mirror = Mirror::of(&s.hub).set("eviction.max_size", "20MiB").start().await;
+    s.part(&mirror, 70 * MIB + 5, MIB).await;
+    let sum = mirror.sum(FILE, &[]).await;
+    assert!(sum.whole && sum.sha256 == s.oid, "{sum:?}");
+}
