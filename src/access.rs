@@ -1,20 +1,48 @@
-//! Who may read what: upstream decides, and its yes is remembered for a while.
+//! Who may read what: upstream decides, and its word is remembered for a while.
 //!
 //! Knows repos, tokens (by keyed hash only) and verdicts; never HTTP responses. Enter by [`Access::check`].
+//!
+//! A repo is open to all, or closed and read by those whom upstream accepts. Who gets a yes depends on what upstream is:
+//!
+//! | upstream | a repo that was open when last asked | a caller accepted for a closed repo | anybody else |
+//! |---|---|---|---|
+//! | well | its word, which counts for `freshness.access` | the same | its no, which counts for 10 s |
+//! | busy (429) | its word on another kind of question; else yes | the same; else a yes up to twice `freshness.access` old | 429 |
+//! | replaced by a portal, a proxy's page | yes | a yes up to twice `freshness.access` old | 502 |
+//! | hanging, failing (5xx), not there | yes | a yes up to `access.grace` old | 503, 504 |
+//! | not asked (`upstream.offline`) | yes | yes | 503 |
+//!
+//! With `access.when_upstream_is_down: deny` the third column is empty but in the first row. A yes that only stands in for
+//! upstream's is tried again after 10 s, and never lends the operator's token to anybody: it opens what is kept, no more.
+//! "Was open" is as old as `freshness.stale` at most. What stands in is bounded by who can bring it about: anybody can use
+//! up a limit, or be stopped by a firewall; few can take the Hub down. Therefore these questions go out although upstream fails
+//! at others, and past the mirror's own pacing when a yes stands ready that their answer might withdraw.
+//!
+//! Those who get no yes are told upstream's no, or upstream's trouble in the words in which they would be told it of a repo that does not
+//! exist: nothing says what is kept here.
 
 mod holder;
+mod word;
 
 use crate::config::{Config, Pattern, WhenUpstreamIsDown};
-use crate::hub::{FilePath, HubError, RepoFacts, RepoId, parse_info};
-use crate::mirror::{KEPT_PATIENCE, MirrorError, Names, refused};
-use crate::source::{Origin, SourceError, Token};
-use crate::store::{Refs, Store, StoreError, age};
+use crate::hub::{FilePath, HubError, RepoFacts, RepoId};
+use crate::mirror::Names;
+use crate::source::{Origin, Token};
+use crate::store::{KeptAccess, Refs, Store, StoreError, age};
 use http::Method;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
+use word::{Cause, Trouble, Upstream, Word};
 
 /// Verdicts remembered; the oldest are asked again beyond this.
 const VERDICTS_MAX: u64 = 100_000;
+/// What a caller's hash on disk is bound to: not to the repo's name, which may change.
+const ACCEPTED: &str = "accepted";
+/// How long a no is remembered: those who ask for access and get it do not want to wait.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+/// How long a yes holds that was only remembered, because upstream gave no word; then it is tried again.
+const STANDS_IN_FOR: Duration = Duration::from_secs(10);
 
 /// What is to be kept about a repo.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,20 +54,31 @@ enum Verdict {
     Refused,
 }
 
-/// How long a no is remembered: those who ask for access and get it do not want to wait.
-const REFUSED_FOR: Duration = Duration::from_secs(10);
-/// How long a yes holds that was only remembered, because upstream could not be asked; then it is tried again.
-const GRACED_FOR: Duration = Duration::from_secs(10);
-
 /// Why a caller may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Anybody may: no token is needed.
+    /// Anybody may: no token is needed, and the operator's may stand in for none.
     Open,
+    /// Anybody might when upstream, or only a fallback, was asked last; upstream gives no word now.
+    Presumed,
     /// Upstream accepted this caller.
     Caller,
     /// Upstream accepted the operator, who shares the repo with every caller; see [`Access::acting`].
     Operator,
+}
+
+/// Whether anybody may read a repo.
+enum Openness {
+    Open,
+    Presumed,
+    Closed,
+    Unknown(Trouble),
+}
+
+/// Why it is not known now whether a repo is open.
+enum Unsure {
+    Presumed,
+    Unknown(Trouble),
 }
 
 /// Remembers what upstream said about callers and repos.
@@ -48,6 +87,7 @@ pub enum Admission {
 /// repo is open, and when which callers were accepted, by a hash with the directory's secret.
 pub struct Access {
     origin: Arc<Origin>,
+    upstream: Upstream,
     store: Arc<Store>,
     /// The directory's secret, read when it is first needed; none when that fails, and then nobody is remembered.
     secret: tokio::sync::OnceCell<Option<[u8; 32]>>,
@@ -55,35 +95,55 @@ pub struct Access {
     offline: bool,
     /// How old what was kept of open repos may be.
     stale: Duration,
-    /// How long ago a caller may have been accepted to be let in while upstream cannot be asked; none for never.
+    /// How long upstream's word counts.
+    ttl: Duration,
+    /// How long ago a caller may have been accepted to be let in while there is no upstream; none for never.
     grace: Option<Duration>,
     /// Repos that the operator's token opens to all.
     operators: Vec<Pattern>,
-    /// Whether anybody may read a repo.
+    /// Whether anybody may read a repo, by upstream's word.
     open: moka::future::Cache<RepoId, bool>,
+    /// Repos that anybody might read, when it gave no word.
+    presumed: moka::future::Cache<RepoId, ()>,
     /// Callers whom upstream let read a repo.
     accepted: moka::future::Cache<(RepoId, [u8; 32]), ()>,
-    /// Callers whom it had accepted lately, when it could not be asked.
+    /// Callers whom it had accepted lately, when it gave no word.
     graced: moka::future::Cache<(RepoId, [u8; 32]), ()>,
     /// Callers whom it did not, for a moment: one download asks for many files.
     refused: moka::future::Cache<(RepoId, [u8; 32]), HubError>,
+    /// Which repo a name was last, by the Hub's own id.
+    identities: moka::future::Cache<RepoId, String>,
+    /// Forgets what is known of a repo in memory; what it is on disk is forgotten here.
+    forget_files: Box<dyn Fn(&RepoId) + Send + Sync>,
+    /// How often that was done.
+    forgotten: AtomicU64,
 }
 
 impl Access {
-    pub(crate) fn new(config: &Config, origin: Arc<Origin>, store: Arc<Store>, names: Arc<Names>) -> Access {
+    /// `forget_files` forgets what is known in memory of a repo's revisions and files.
+    pub(crate) fn new(
+        config: &Config,
+        origin: Arc<Origin>,
+        store: Arc<Store>,
+        names: Arc<Names>,
+        forget_files: impl Fn(&RepoId) + Send + Sync + 'static,
+    ) -> Access {
         let ttl = config.freshness.access;
         let operators = config.access.operator_repos.clone();
         if !operators.is_empty() && !origin.has_operator_token() {
             log::warn!("access.operator_repos names repos, but there is no upstream.token that could open them");
         }
+        let offline = config.upstream.offline;
         Access {
+            upstream: Upstream { origin: origin.clone(), names: names.clone(), offline },
             origin,
             store,
             secret: tokio::sync::OnceCell::new(),
             names,
-            offline: config.upstream.offline,
+            offline,
             stale: config.freshness.stale,
-            grace: match (config.access.when_upstream_is_down, config.upstream.offline) {
+            ttl,
+            grace: match (config.access.when_upstream_is_down, offline) {
                 (WhenUpstreamIsDown::Deny, _) => None,
                 // Nobody could renew a yes; a bound would only say when the whole directory goes dark.
                 (WhenUpstreamIsDown::Accepted, true) => Some(Duration::MAX),
@@ -91,34 +151,50 @@ impl Access {
             },
             operators,
             open: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
+            presumed: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(STANDS_IN_FOR)).build(),
             accepted: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
-            graced: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(GRACED_FOR)).build(),
+            graced: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(STANDS_IN_FOR)).build(),
             refused: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(REFUSED_FOR)).build(),
+            identities: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).build(),
+            forget_files: Box::new(forget_files),
+            forgotten: AtomicU64::new(0),
         }
     }
 
     /// Lets a caller read a repo's files, or says upstream's no. Asked once for many callers at a time.
     pub async fn check(&self, repo: &RepoId, token: Option<&Token>) -> Result<Admission, HubError> {
-        if self.is_open(repo).await? {
-            return Ok(Admission::Open);
+        match self.open.get(repo).await {
+            Some(true) => Ok(Admission::Open),
+            _ => Box::pin(self.check_closed(repo, token)).await,
         }
-        Box::pin(self.check_closed(repo, token)).await
     }
 
     async fn check_closed(&self, repo: &RepoId, token: Option<&Token>) -> Result<Admission, HubError> {
-        if let Some(operator) = self.operator_of(repo)
-            && self.is_accepted(repo, Some(operator)).await.is_ok()
-        {
+        let operator = self.operator_of(repo);
+        // Who is known to be accepted needs no word on everybody else.
+        if operator.is_some() && self.is_known(repo, operator) {
             return Ok(Admission::Operator);
         }
-        self.is_accepted(repo, token).await.map(|()| Admission::Caller)
+        if self.is_known(repo, token) {
+            return Ok(Admission::Caller);
+        }
+        let trouble = match self.openness(repo).await {
+            Openness::Open => return Ok(Admission::Open),
+            Openness::Presumed => return Ok(Admission::Presumed),
+            Openness::Closed => None,
+            Openness::Unknown(trouble) => Some(trouble),
+        };
+        if operator.is_some() && self.is_accepted(repo, operator, trouble.as_ref()).await.is_ok() {
+            return Ok(Admission::Operator);
+        }
+        self.is_accepted(repo, token, trouble.as_ref()).await.map(|()| Admission::Caller)
     }
 
     /// The token under which an admitted caller's questions go upstream: its own, or the operator's.
     pub fn acting(&self, repo: &RepoId, admission: Admission, token: Option<&Token>) -> Option<Token> {
         match admission {
             Admission::Operator => self.operator_of(repo).cloned(),
-            Admission::Open | Admission::Caller => token.cloned(),
+            Admission::Open | Admission::Presumed | Admission::Caller => token.cloned(),
         }
     }
 
@@ -135,44 +211,62 @@ impl Access {
         self.origin.operator_token().filter(|_| is_listed())
     }
 
-    async fn is_accepted(&self, repo: &RepoId, token: Option<&Token>) -> Result<(), HubError> {
+    fn is_known(&self, repo: &RepoId, token: Option<&Token>) -> bool {
+        let key = (repo.clone(), Token::fingerprint(token));
+        self.accepted.contains_key(&key) || self.graced.contains_key(&key)
+    }
+
+    /// Whether upstream accepts the caller. `trouble` is why it gave no word on everybody just now.
+    async fn is_accepted(&self, repo: &RepoId, token: Option<&Token>, trouble: Option<&Trouble>) -> Result<(), HubError> {
         let key = (repo.clone(), Token::fingerprint(token));
         if let Some(refusal) = self.refused.get(&key).await {
             return Err(refusal);
         }
-        if self.graced.contains_key(&key) {
-            return Ok(());
-        }
         let asked = self.accepted.try_get_with(key.clone(), async {
-            let is_remembered = self.is_remembered(repo, token).await;
-            let patience = if is_remembered { KEPT_PATIENCE } else { Duration::MAX };
-            match self.ask(repo, token, patience).await {
-                Ok(()) => {
+            let accepted_ago = self.accepted_ago(repo, token).await;
+            let is_within = |bound: Duration| accepted_ago.is_some_and(|ago| ago < bound);
+            let word = match trouble {
+                // For a caller without a token that was the same question; and where nobody answers, nobody would now.
+                Some(trouble) if token.is_none() || trouble.cause == Cause::Absent => Word::Trouble(trouble.clone()),
+                _ => self.upstream.ask(repo, token, is_within(self.grace(Cause::Absent))).await,
+            };
+            match word {
+                Word::Yes => {
                     // From now on something of it may be kept, which this guards, whoever is upstream later.
-                    self.keep(repo, Verdict::Closed).await;
+                    self.keep(repo, Verdict::Closed, None).await;
                     self.remember(repo, token).await;
                     Ok(())
                 }
-                Err(MirrorError::Source(error @ SourceError::Refused { .. })) => {
+                Word::No(error) => {
                     self.forget(repo, token).await;
-                    Err(No { error: error.to_hub(), graced: false })
+                    Err(No { error, stands_in: false })
                 }
-                Err(error) => Err(No { error: cannot_ask(repo, &error), graced: is_remembered }),
+                Word::Trouble(trouble) => Err(No { stands_in: is_within(self.grace(trouble.cause)), error: trouble.error }),
             }
         });
         match asked.await {
             Ok(()) => Ok(()),
-            Err(no) if no.graced => {
-                log::info!("let in repo={repo} although upstream cannot be asked, which accepted this caller lately");
+            Err(no) if no.stands_in => {
+                log::info!("let in repo={repo} although upstream gives no word, since it accepted this caller lately");
                 self.graced.insert(key, ()).await;
                 Ok(())
             }
             Err(no) => {
-                if matches!(no.error.status, 401 | 403 | 404) {
+                if no.error.is_refusal() {
                     self.refused.insert(key, no.error.clone()).await;
                 }
                 Err(no.error.clone())
             }
+        }
+    }
+
+    /// How long ago upstream may have accepted a caller when it gives no word now.
+    fn grace(&self, cause: Cause) -> Duration {
+        let grace = self.grace.unwrap_or(Duration::ZERO);
+        match cause {
+            Cause::Absent => grace,
+            // The Hub's windows are as long as the default: who was let in before one began reads until it ends.
+            Cause::Unclear => grace.min(2 * self.ttl),
         }
     }
 
@@ -189,50 +283,71 @@ impl Access {
         let key = (repo.clone(), Token::fingerprint(token));
         self.accepted.invalidate(&key).await;
         self.graced.invalidate(&key).await;
+        self.presumed.invalidate(repo).await;
         self.open.invalidate(repo).await;
     }
 
     /// Forgets in memory who may read what: something on the disk says otherwise now.
     pub(crate) fn forget_all(&self) {
         self.open.invalidate_all();
+        self.presumed.invalidate_all();
         self.refused.invalidate_all();
     }
 
-    /// Whether anybody may read the repo. When upstream cannot tell, or not soon, what it said last counts.
-    pub async fn is_open(&self, repo: &RepoId) -> Result<bool, HubError> {
+    /// Whether anybody may read the repo, as far as can be told: also by what upstream said last, if it gives no word.
+    pub(crate) async fn may_be_open(&self, repo: &RepoId) -> bool {
+        matches!(Box::pin(self.openness(repo)).await, Openness::Open | Openness::Presumed)
+    }
+
+    /// Whether anybody may read the repo, by upstream's own word within `freshness.access`: what the operator's token may stand in for.
+    pub async fn is_open(&self, repo: &RepoId) -> bool {
         match self.open.get(repo).await {
-            Some(open) => Ok(open),
-            None => Box::pin(self.ask_open(repo)).await,
+            Some(open) => open,
+            None => matches!(Box::pin(self.openness(repo)).await, Openness::Open),
         }
     }
 
-    async fn ask_open(&self, repo: &RepoId) -> Result<bool, HubError> {
+    async fn openness(&self, repo: &RepoId) -> Openness {
+        if self.presumed.contains_key(repo) {
+            return Openness::Presumed;
+        }
         let asked = self.open.try_get_with(repo.clone(), async {
             let kept = self.kept(repo).await;
-            let patience = kept.map_or(Duration::MAX, |_| KEPT_PATIENCE);
-            match (self.ask(repo, None, patience).await, kept) {
-                (Ok(()), _) => {
-                    self.keep(repo, Verdict::Open).await;
+            // Without an upstream there is nobody who could say otherwise, however old it is.
+            let was_open = kept.as_ref().is_some_and(|kept| kept.open && (self.offline || age(kept.at) < self.stale));
+            match self.upstream.ask(repo, None, was_open).await {
+                Word::Yes => {
+                    // A repo that was closed, or another one with its name?
+                    let was_closed = kept.as_ref().is_some_and(is_told_closed);
+                    let identity = if was_closed { self.upstream.identity(repo).await } else { None };
+                    self.keep(repo, Verdict::Open, identity).await;
                     Ok(true)
                 }
-                (Err(MirrorError::Source(error @ SourceError::Refused { .. })), _) => {
-                    self.keep(repo, Verdict::Refused).await;
+                Word::No(refusal) => {
+                    self.keep(repo, Verdict::Refused, None).await;
                     // The same question as a caller without a token has.
-                    let key = (repo.clone(), Token::fingerprint(None));
-                    let refusal = error.to_hub();
-                    if matches!(refusal.status, 401 | 403 | 404) {
-                        self.refused.insert(key, refusal).await;
+                    if refusal.is_refusal() {
+                        self.refused.insert((repo.clone(), Token::fingerprint(None)), refusal).await;
                     }
                     Ok(false)
                 }
-                (Err(_), Some(open)) => Ok(open),
                 // Upstream never spoke of this repo, so nothing of it was ever fetched with a token: a fallback's yes
-                // opens what the fallback itself gives to all, for a while, and is not written down.
-                (Err(_), None) if self.fallbacks_open(repo).await => Ok(true),
-                (Err(error), None) => Err(error.to_hub()),
+                // opens what the fallback itself gives to all, and is not written down.
+                Word::Trouble(_) if was_open || self.fallbacks_open(repo).await => {
+                    self.presumed.insert(repo.clone(), ()).await;
+                    Err(Unsure::Presumed)
+                }
+                Word::Trouble(trouble) => Err(Unsure::Unknown(trouble)),
             }
         });
-        asked.await.map_err(|error| (*error).clone())
+        match asked.await {
+            Ok(true) => Openness::Open,
+            Ok(false) => Openness::Closed,
+            Err(unsure) => match &*unsure {
+                Unsure::Presumed => Openness::Presumed,
+                Unsure::Unknown(trouble) => Openness::Unknown(trouble.clone()),
+            },
+        }
     }
 
     async fn fallbacks_open(&self, repo: &RepoId) -> bool {
@@ -249,83 +364,68 @@ impl Access {
         self.origin.of_fallbacks().ask(&Method::GET, &target, None, None).await.is_ok_and(|reply| reply.status < 300)
     }
 
+    /// How often something known of a repo was forgotten since the start. What was read from the disk before a caller was let in counts only if
+    /// this is still the same.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::SeqCst)
+    }
+
     /// Takes what an answer of upstream's says about the repo itself, which saves asking.
     pub async fn learn(&self, repo: &RepoId, facts: &RepoFacts) {
-        let (Some(private), Some(gated)) = (facts.private, facts.gated) else { return };
-        let open = !private && !gated && !facts.disabled.unwrap_or(false);
-        if self.open.get(repo).await != Some(open) {
-            self.keep(repo, if open { Verdict::Open } else { Verdict::Closed }).await;
+        // A client may have asked for some of the fields only.
+        let (Some(private), Some(gated), Some(disabled)) = (facts.private, facts.gated, facts.disabled) else { return };
+        let open = !private && !gated && !disabled;
+        let is_known = facts.identity.is_none() || self.identities.get(repo).await == facts.identity;
+        if self.open.get(repo).await != Some(open) || !is_known {
+            self.keep(repo, if open { Verdict::Open } else { Verdict::Closed }, facts.identity.clone()).await;
         }
         self.open.insert(repo.clone(), open).await;
     }
 
-    async fn ask(&self, repo: &RepoId, token: Option<&Token>, patience: Duration) -> Result<(), MirrorError> {
-        if self.offline {
-            return Err(MirrorError::Offline);
-        }
-        let asking = self.origin.within(patience);
-        let target = format!("{}/auth-check", repo.api_path());
-        let mut reply = asking.ask(&Method::GET, &target, token, None).await?;
-        self.names.learn(repo, &reply).await;
-        if reply.status == 404 && !reply.headers.contains_key("x-error-code") {
-            // Some mirrors do not know that question. What they say of the repo tells, unless it is gated: all may see that.
-            reply = asking.ask(&Method::GET, &repo.api_path(), token, None).await?;
-            if reply.status == 200 && reply.authoritative {
-                let facts = parse_info(&reply.body).unwrap_or_default();
-                let is_shown = token.is_some() || facts.private == Some(false);
-                if facts.gated == Some(false) && !facts.disabled.unwrap_or(false) && is_shown {
-                    return Ok(());
-                }
-                let host = self.origin.base();
-                let message = "the mirror's upstream cannot tell who may read this repo".to_owned();
-                let code = Some("GatedRepo".to_owned());
-                return Err(SourceError::Refused { host, status: 403, code, message, commit: None }.into());
-            }
-        }
-        if reply.status < 300 {
-            return Ok(());
-        }
-        let text = |name: &str| reply.headers.get(name).and_then(|v| v.to_str().ok());
-        let host = self.origin.base();
-        if reply.status >= 500 || reply.status == 429 {
-            return Err(SourceError::Busy {
-                host,
-                status: reply.status,
-                retry_after: crate::source::retry_after(&reply.headers),
-            }
-            .into());
-        }
-        let error = refused(reply.status, text("x-error-code"), text("x-error-message").unwrap_or(""), None);
-        Err(SourceError::Refused {
-            host,
-            status: error.status,
-            code: error.code.map(str::to_owned),
-            message: error.message,
-            commit: None,
-        }
-        .into())
-    }
-
-    async fn keep(&self, repo: &RepoId, verdict: Verdict) {
+    /// Writes down what upstream said of a repo. Where another repo has got its name, what is known of the first goes: nobody has
+    /// said who may read that now. So it does when a closed repo opens and its identity cannot be told.
+    async fn keep(&self, repo: &RepoId, verdict: Verdict, identity: Option<String>) {
         // Whoever asked by an old name has just been told the present one, under which all is kept.
         let (store, repo) = (self.store.clone(), self.names.present(repo).await);
-        let put = tokio::task::spawn_blocking(move || match verdict {
+        let (of, told) = (repo.clone(), identity.clone());
+        let put = tokio::task::spawn_blocking(move || {
+            let refs = store.refs();
             // There is nothing to guard, and anybody may ask for any number of names that do not exist.
-            Verdict::Refused if !store.refs().knows(&repo) => Ok(()),
-            _ => store.refs().put_access(&repo, verdict == Verdict::Open, SystemTime::now()),
+            if verdict == Verdict::Refused && !refs.knows(&of) {
+                return Ok(false);
+            }
+            let open = verdict == Verdict::Open;
+            let (was_closed, known) = refs.get_access(&of)?.map_or((false, None), |kept| (is_told_closed(&kept), kept.identity));
+            let is_another = match (&known, &told) {
+                (Some(known), Some(told)) => known != told,
+                _ => was_closed && open,
+            };
+            if is_another {
+                refs.forget(&of)?;
+            }
+            refs.put_access(&of, open, told.or(known.filter(|_| !is_another)).as_deref(), SystemTime::now())?;
+            Ok::<_, StoreError>(is_another)
         });
-        if let Ok(Err(e)) = put.await {
-            log::warn!("cannot keep who may read a repo: {e}");
+        match put.await {
+            Ok(Ok(true)) => {
+                log::info!("forgot what was known of repo={repo}, which is another one now or may be");
+                (self.forget_files)(&repo);
+                self.forgotten.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(Err(e)) => log::warn!("cannot keep who may read a repo: {e}"),
+            _ => {}
+        }
+        if let Some(identity) = identity {
+            self.identities.insert(repo, identity).await;
         }
     }
 
-    /// Whether upstream accepted the caller lately enough to do without it now.
-    async fn is_remembered(&self, repo: &RepoId, token: Option<&Token>) -> bool {
-        let (Some(grace), Some(mark)) = (self.grace, self.mark(&repo.to_string(), token).await) else { return false };
+    /// How long ago upstream accepted the caller, if it is remembered.
+    async fn accepted_ago(&self, repo: &RepoId, token: Option<&Token>) -> Option<Duration> {
+        let mark = self.mark(ACCEPTED, token).await?;
         let (store, repo) = (self.store.clone(), repo.clone());
         let at = tokio::task::spawn_blocking(move || store.refs().get_accepted(&repo, &mark)).await;
-        let Ok(Ok(Some(at))) = at else { return false };
-        age(at) < grace
+        at.ok()?.ok()?.map(age)
     }
 
     async fn remember(&self, repo: &RepoId, token: Option<&Token>) {
@@ -342,8 +442,8 @@ impl Access {
         token: Option<&Token>,
         change: impl FnOnce(&Refs, &RepoId, &str) -> Result<(), StoreError> + Send + 'static,
     ) {
-        let Some(mark) = self.mark(&repo.to_string(), token).await else { return };
-        let (store, repo) = (self.store.clone(), repo.clone());
+        let Some(mark) = self.mark(ACCEPTED, token).await else { return };
+        let (store, repo) = (self.store.clone(), self.names.present(repo).await);
         if let Ok(Err(e)) = tokio::task::spawn_blocking(move || change(store.refs(), &repo, &mark)).await {
             log::warn!("cannot keep who was accepted: {e}");
         }
@@ -361,29 +461,21 @@ impl Access {
         Some(token.mark(&secret, context))
     }
 
-    async fn kept(&self, repo: &RepoId) -> Option<bool> {
+    /// Whether anybody might read the repo when upstream was asked last.
+    async fn kept(&self, repo: &RepoId) -> Option<KeptAccess> {
         let (store, repo) = (self.store.clone(), repo.clone());
-        let kept = tokio::task::spawn_blocking(move || store.refs().get_access(&repo)).await;
-        let kept = kept.ok()?.ok()??;
-        let age = age(kept.at);
-        // Without an upstream there is nobody who could say otherwise, however old it is.
-        (self.offline || age < self.stale).then_some(kept.open)
+        tokio::task::spawn_blocking(move || store.refs().get_access(&repo)).await.ok()?.ok()?
     }
+}
+
+/// Whether upstream has said that not everybody may read the repo. What was imported without a word of upstream's is closed until then, too.
+fn is_told_closed(kept: &KeptAccess) -> bool {
+    !kept.open && kept.at > SystemTime::UNIX_EPOCH
 }
 
 /// Why a caller is not let in by upstream's word of now.
 struct No {
     error: HubError,
-    /// Upstream could not be asked, and had accepted the caller lately.
-    graced: bool,
-}
-
-/// Upstream's trouble, in words that say what it keeps from whom.
-fn cannot_ask(repo: &RepoId, error: &MirrorError) -> HubError {
-    let error = error.to_hub();
-    let message = format!("{}; so nobody can tell whether this caller may read {repo}", error.message);
-    match error.status >= 500 {
-        true => HubError { message, ..error },
-        false => error,
-    }
+    /// Upstream gave no word, and had accepted the caller lately.
+    stands_in: bool,
 }

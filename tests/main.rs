@@ -36,3 +36,4 @@ mod soak; // everything at once, at random
 mod tidy; // the rooms of src/ and who may call whom
 mod tls; // TLS for clients: real ones with a private CA, a new certificate, what is no TLS
 mod upstream; // down, silent, slow to allow: breakers, several upstreams, proxies, rate limits
+mod verdicts; // who gets a yes from which evidence, in every state of upstream; what nobody is told of other people's repos

@@ -373,7 +373,7 @@ pub(super) static KEYS: &[Key] = &[
     },
     Key {
         name: "freshness.alias",
-        default: "1h",
+        default: "5m",
         example: "1d",
         doc: "How long a repo's old or misspelt name counts for the one upstream redirects to.",
         kind: Kind::Time { least: Duration::ZERO, most: YEAR, at: |config| &mut config.freshness.alias },

@@ -5,6 +5,7 @@ use super::oid::Commit;
 use super::path::FilePath;
 use super::repo::RepoId;
 use super::revision::Revision;
+use http::HeaderMap;
 use serde_json::json;
 
 /// Header messages are cut to this many bytes; the JSON body has the whole text.
@@ -141,8 +142,9 @@ impl HubError {
         HubError::new(
             503,
             None,
-            "the mirror is offline and holds no copy of what was asked for; its administrator can fetch it with \
-             `dingospeed pull` while online",
+            // Neither of the two: what is kept of closed repos is nobody else's business.
+            "the mirror is offline and holds no copy of what was asked for that it may give to this caller; its administrator \
+             can fetch it with `dingospeed pull` while online",
         )
     }
 
@@ -215,6 +217,11 @@ impl HubError {
         HubError::new(500, None, format!("the mirror failed: {detail}"))
     }
 
+    /// Whether the caller is told no, rather than of trouble.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.status, 401 | 403 | 404)
+    }
+
     /// Returns the headers that belong to this answer, without length and type. Every value is printable ASCII.
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = vec![("X-Error-Message", header_safe(&self.message))];
@@ -243,6 +250,13 @@ impl From<BadTarget> for HubError {
     fn from(bad: BadTarget) -> HubError {
         HubError::bad_request(bad.message)
     }
+}
+
+/// Whether an answer of upstream's is the Hub's own no, by its headers. A portal, a proxy or a firewall in between says 401, 403 and
+/// 404 as well: that is trouble, neither to be believed nor to be told as if the Hub had said it.
+pub fn is_hubs_no(status: u16, headers: &HeaderMap) -> bool {
+    let has = |name: &str| headers.get(name).is_some_and(|value| !value.is_empty());
+    (400..500).contains(&status) && !matches!(status, 407 | 408 | 429) && (has("x-error-code") || has("x-error-message"))
 }
 
 /// Makes a text fit for a header: control characters become spaces, what is not ASCII becomes `?`, the end is cut.

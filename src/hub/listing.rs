@@ -31,6 +31,8 @@ pub enum ListingError {
 /// What an info answer says about a repo; a field that is absent or of the wrong type is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepoFacts {
+    /// The Hub's own id, which another repo of the same name does not have.
+    pub identity: Option<String>,
     /// The canonical name, which differs from the asked one after a rename.
     pub id: Option<String>,
     pub sha: Option<Commit>,
@@ -63,6 +65,8 @@ struct Lfs<'a> {
 
 #[derive(Deserialize)]
 struct Info {
+    #[serde(default, rename = "_id")]
+    identity: Value,
     #[serde(default)]
     id: Value,
     #[serde(default)]
@@ -106,6 +110,7 @@ pub fn parse_tree(json: &[u8]) -> Result<Vec<TreeFile>, ListingError> {
 pub fn parse_info(json: &[u8]) -> Result<RepoFacts, ListingError> {
     let info: Info = serde_json::from_slice(json).map_err(|error| malformed(error.to_string()))?;
     Ok(RepoFacts {
+        identity: info.identity.as_str().map(str::to_owned),
         id: info.id.as_str().map(str::to_owned),
         sha: info.sha.as_str().and_then(Commit::parse),
         private: info.private.as_bool(),
@@ -166,8 +171,17 @@ mod tests {
         }
         let sha = Commit::parse(SHA1);
         check(
-            &format!(r#"{{"id":"o/m","sha":"{SHA1}","private":false,"gated":"auto","disabled":false,"siblings":[]}}"#),
-            RepoFacts { id: Some("o/m".into()), sha, private: Some(false), gated: Some(true), disabled: Some(false) },
+            &format!(
+                r#"{{"_id":"65a","id":"o/m","sha":"{SHA1}","private":false,"gated":"auto","disabled":false,"siblings":[]}}"#
+            ),
+            RepoFacts {
+                identity: Some("65a".into()),
+                id: Some("o/m".into()),
+                sha,
+                private: Some(false),
+                gated: Some(true),
+                disabled: Some(false),
+            },
         );
         check(r#"{"gated":false}"#, RepoFacts { gated: Some(false), ..RepoFacts::default() });
         check(r#"{"gated":"manual","sha":"short","private":"yes"}"#, RepoFacts { gated: Some(true), ..RepoFacts::default() });

@@ -30,7 +30,7 @@ mod target;
 
 pub use conditional::{if_none_match, if_range_allows};
 pub use content::{content_disposition, content_type};
-pub use error::{HubError, header_safe};
+pub use error::{HubError, header_safe, is_hubs_no};
 pub use escape::BadTarget;
 pub use fuzz::{fuzz_content_range, fuzz_link, fuzz_range, fuzz_route, fuzz_strip_xet, fuzz_tree};
 pub use listing::{ListingError, RepoFacts, TreeFile, parse_info, parse_tree};

@@ -5,8 +5,8 @@
 //! upstream's redirects are followed inside and one question of many clients is one question upstream.
 
 use super::{KEPT_PATIENCE, Mirror, MirrorError, on_worker, refused};
-use crate::hub::{ApiTarget, Commit, FilePath, HubError, ListingError, RepoId, Revision, Route, header_safe, parse_info};
-use crate::hub::{parse_tree, rewrite};
+use crate::hub::{ApiTarget, Commit, FilePath, HubError, ListingError, RepoId, Revision, Route, header_safe, is_hubs_no};
+use crate::hub::{parse_info, parse_tree, rewrite};
 use crate::source::{Reply, SourceError, Token, retry_after};
 use crate::store::{ObjectHasher, Record, RecordKey};
 use bytes::Bytes;
@@ -130,6 +130,7 @@ impl Mirror {
         }
         let target = question.target.upstream_path_and_query();
         let keep = self.keep(question);
+        let forgotten = self.access.forgotten();
         let mut kept = match &keep {
             Some(keep) => self.kept_answer(&keep.key).await,
             None => None,
@@ -142,6 +143,10 @@ impl Mirror {
                 Ok(admitted) => admission = Some(admitted),
                 Err(error) => (kept, refusal) = (None, Some(error)),
             }
+            if self.access.forgotten() != forgotten {
+                // It may have been another repo's.
+                kept = None;
+            }
         }
         if let Some(record) = &kept
             && is_fresh(record)
@@ -151,6 +156,7 @@ impl Mirror {
         // At a commit nothing changes, so what follows from its listing need not be asked.
         if kept.is_none()
             && let Some(answer) = self.derived_at_commit(question).await
+            && self.access.forgotten() == forgotten
         {
             return Ok(Arc::new(answer));
         }
@@ -182,10 +188,14 @@ impl Mirror {
                 log::warn!("upstream fails for {target}, the kept answer is used: {error}");
                 Ok(Arc::new(answer_of(&record, "stale")))
             }
-            _ => match self.derived_anyhow(question).await {
-                Some(answer) => answer.map(Arc::new),
-                // What is kept is not for this caller.
-                None => Err(refusal.unwrap_or_else(|| error.to_hub())),
+            _ => match self.derived_anyhow(question).await.filter(|_| self.access.forgotten() == forgotten) {
+                Some(Ok(answer)) => Ok(Arc::new(answer)),
+                // What is kept is not for this caller, if upstream says so. If it gives no word, the caller is told what it would be
+                // told of a repo that does not exist.
+                told => {
+                    let refusal = told.and_then(Result::err).or(refusal);
+                    Err(refusal.filter(HubError::is_refusal).unwrap_or_else(|| error.to_hub()))
+                }
             },
         }
     }
@@ -291,10 +301,11 @@ impl Mirror {
     ) -> Result<Answer, MirrorError> {
         let target = question.target.upstream_path_and_query();
         let patience = known.filter(|record| is_usable(record)).map_or(Duration::MAX, |_| KEPT_PATIENCE);
-        // The operator's token may stand in for no token, but only on what is open to all.
-        let may_stand_in = self.origin.has_operator_token() && token.is_none();
+        // The operator's token may stand in for no token, but only on what is open to all: a repo's content. Below the same path
+        // lie its settings, its requests for access and tokens for its store.
+        let may_stand_in = self.origin.has_operator_token() && token.is_none() && is_content(&question.route);
         let is_open = match question.route.repo().filter(|_| may_stand_in) {
-            Some(repo) => self.access.is_open(repo).await.unwrap_or(false),
+            Some(repo) => self.access.is_open(repo).await,
             None => false,
         };
         let form = question.form.as_ref().map(|(content_type, bytes)| (content_type.as_str(), bytes.clone()));
@@ -305,7 +316,7 @@ impl Mirror {
         let authoritative = reply.authoritative;
         if reply.status == 304 {
             let (Some(record), Some(keep)) = (known, keep) else {
-                let cause = format!("{target}: a 304 that was not asked for");
+                let cause = "a 304 that was not asked for".to_owned();
                 return Err(SourceError::Broken { host: self.origin.base(), cause }.into());
             };
             let answer = answer_of(record, "confirmed");
@@ -347,11 +358,7 @@ impl Mirror {
     /// Whether an answer to this caller is what all readers of the repo see. Asked after the answer, which may have told that
     /// the repo was closed since it was last found open.
     async fn is_reader(&self, repo: &RepoId, token: Option<&Token>) -> bool {
-        match self.access.is_open(repo).await {
-            Ok(true) => true,
-            Ok(false) => token.is_some() && self.access.check(repo, token).await.is_ok(),
-            Err(_) => false,
-        }
+        self.access.is_open(repo).await || (token.is_some() && self.access.check(repo, token).await.is_ok())
     }
 
     async fn cleaned(&self, reply: Reply, route: &Route, target: &str) -> Result<Answer, MirrorError> {
@@ -359,10 +366,14 @@ impl Mirror {
             let host = self.origin.base();
             return Err(SourceError::Busy { host, status: reply.status, retry_after: retry_after(&reply.headers) }.into());
         }
+        if let Some(cause) = foreign(&reply, route) {
+            let cause = format!("{cause}; is there a portal or a proxy between?");
+            return Err(SourceError::Broken { host: self.origin.base(), cause }.into());
+        }
         let (len, route) = (reply.body.len(), route.clone());
         let cleaned = on_worker(len, move || clean(reply, &route)).await?;
         cleaned.map_err(|cause| {
-            let cause = format!("{target}: {cause}");
+            log::warn!("{target}: {cause}");
             SourceError::Broken { host: self.origin.base(), cause }.into()
         })
     }
@@ -451,8 +462,8 @@ impl Mirror {
     }
 }
 
-/// Questions about what a repo holds, which a caller may have answered under the operator's name.
-fn is_shared(route: &Route) -> bool {
+/// Questions about what a repo holds.
+fn is_content(route: &Route) -> bool {
     matches!(
         route,
         Route::RepoInfo { .. }
@@ -461,8 +472,42 @@ fn is_shared(route: &Route) -> bool {
             | Route::Refs { .. }
             | Route::Commits { .. }
             | Route::Raw { .. }
-            | Route::AuthCheck { .. }
+            | Route::Manifest { .. }
+            | Route::Layer { .. }
     )
+}
+
+/// Questions which a caller may have answered under the operator's name.
+fn is_shared(route: &Route) -> bool {
+    is_content(route) || matches!(route, Route::AuthCheck { .. })
+}
+
+/// Why an answer cannot be the Hub's but must be that of something in between: a portal, a proxy, a firewall.
+fn foreign(reply: &Reply, route: &Route) -> Option<String> {
+    let content_type = reply.headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or("");
+    let is_json = content_type.contains("json") || matches!(reply.body.trim_ascii_start().first(), Some(b'{' | b'['));
+    let status = reply.status;
+    match status {
+        // Whatever it says, it becomes an answer of ours.
+        _ if matches!(route, Route::AgentHarnesses) => None,
+        // Those that stay with the Hub were followed, and those to files lead back here.
+        300..=399 if leads_to_file(reply) => None,
+        300..=399 => Some(format!("a redirect ({status}) that leads elsewhere")),
+        // Of what the Hub has no page for, it says so in JSON alone.
+        400..=499 if is_hubs_no(status, &reply.headers) || (is_json && !matches!(status, 401 | 403)) => None,
+        400..=499 => Some(format!("a {status} that is not the Hub's")),
+        _ if is_told_in_json(route) && !is_json => Some(format!("a page ({content_type}) in the place of JSON")),
+        _ => None,
+    }
+}
+
+fn leads_to_file(reply: &Reply) -> bool {
+    let location = reply.headers.get("location").and_then(|v| v.to_str().ok()).filter(|to| to.starts_with('/'));
+    location.is_some_and(|to| matches!(Route::parse(&Method::GET, to), Ok(Route::Resolve { .. })))
+}
+
+fn is_told_in_json(route: &Route) -> bool {
+    matches!(route, Route::Search { .. } | Route::WhoAmI) || (is_content(route) && !matches!(route, Route::Layer { .. }))
 }
 
 /// Whether ids are hidden in an answer.

@@ -85,6 +85,16 @@ impl Catalog {
         Doubts { listings: self.listings.clone() }
     }
 
+    /// Forgets in memory what is known of a repo.
+    pub(super) fn forgetter(&self) -> impl Fn(&RepoId) + Send + Sync + use<> {
+        let (listings, refs, absent) = (self.listings.clone(), self.refs.clone(), self.absent.clone());
+        move |repo| {
+            listings.iter().filter(|(key, _)| key.0 == *repo).for_each(|(key, _)| listings.invalidate(&*key));
+            refs.iter().filter(|(key, _)| key.0 == *repo).for_each(|(key, _)| refs.invalidate(&*key));
+            absent.iter().filter(|(key, ())| key.0 == *repo).for_each(|(key, ())| absent.invalidate(&*key));
+        }
+    }
+
     /// What is known of a commit's files: shared with all who ask, from the disk at first.
     pub(super) async fn listing(self: &Catalog, repo: &RepoId, commit: Commit) -> Shared<Listing> {
         let key = (repo.clone(), commit);
@@ -338,7 +348,8 @@ impl Mirror {
                 }
                 Err(HubError::entry_not_found(commit))
             }
-            Err(error) if error.is_passing() => {
+            // What is kept serves as well when a portal would lead elsewhere.
+            Err(error) if !matches!(error, SourceError::Refused { .. }) => {
                 log::warn!("upstream fails for {repo}@{revision}/{path}: {error}");
                 self.without_upstream(fallback, repo, kept, path, error.to_hub()).await
             }

@@ -242,7 +242,7 @@ impl Mirror {
     /// What clients need of a repo's facts, and no more: which commit it is and which files it has. Numbers that nobody told are 0.
     async fn info_of_listing(&self, repo: &RepoId, commit: Commit) -> Option<Map<String, Value>> {
         let files = self.files_listed(repo, commit).await?;
-        let open = self.access.is_open(repo).await.unwrap_or(false);
+        let open = self.access.may_be_open(repo).await;
         let siblings: Vec<Value> = files.keys().map(|path| json!({ "rfilename": path })).collect();
         let info = json!({
             "id": repo.name(), "sha": commit.as_str(), "private": !open, "gated": false, "disabled": false, "downloads": 0,

@@ -112,12 +112,13 @@ impl Mirror {
             when_client_leaves: config.fetch.when_client_leaves,
         };
         let names = Arc::new(Names::new(config, origin.clone(), store.clone()));
+        let catalog = Catalog::new(config, origin.clone(), store.clone());
         Arc::new(Mirror {
-            access: Access::new(config, origin.clone(), store.clone(), names.clone()),
+            access: Access::new(config, origin.clone(), store.clone(), names.clone(), catalog.forgetter()),
             names,
             promises: Promises::new(),
             cacheable: moka::sync::Cache::new(rules::NAMED_MAX),
-            catalog: Catalog::new(config, origin.clone(), store.clone()),
+            catalog,
             answers: answers::coalesced(),
             led_to: answers::led_to(),
             searches: answers::searches(),

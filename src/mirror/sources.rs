@@ -190,8 +190,9 @@ impl Sources {
                 Ok(found) => {
                     // One of its two words about this commit was wrong. Which one is seen when it is asked again.
                     self.doubts.about(&place.file);
-                    let target = place.target();
-                    let cause = format!("{target} is now {} of {} bytes, not {} of {size}", found.oid, found.size, self.oid);
+                    // Other callers' places are nothing to this one.
+                    log::warn!("{} is now {} of {} bytes, not {} of {size}", place.target(), found.oid, found.size, self.oid);
+                    let cause = format!("a file is no longer {} of {size} bytes", self.oid);
                     SourceError::Broken { host: "upstream".into(), cause }
                 }
                 Err(error) => error,

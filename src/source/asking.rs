@@ -19,9 +19,9 @@
 //!   trusts it that far. Bytes are held to the oid wherever they come from.
 
 use super::body::Patience;
-use super::origin::{Located, Origin, REDIRECTS_MAX, Reply, Upstream, subject};
+use super::origin::{Located, Origin, Question, REDIRECTS_MAX, Reply, Upstream, subject};
 use super::{SourceError, Token, Url};
-use crate::hub::{Commit, Oid, Route, rewrite};
+use crate::hub::{Commit, Oid, Route, is_hubs_no, rewrite};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use std::time::{Duration, Instant};
@@ -46,13 +46,24 @@ pub struct Asking<'a> {
     open_repo: bool,
     for_bytes: bool,
     of_fallbacks: bool,
+    deciding: bool,
+    urgent: bool,
     unless: Option<&'a str>,
 }
 
 impl<'a> Asking<'a> {
     pub(super) fn new(origin: &'a Origin) -> Asking<'a> {
         let timeout = origin.question_timeout;
-        Asking { origin, timeout, open_repo: false, for_bytes: false, of_fallbacks: false, unless: None }
+        Asking {
+            origin,
+            timeout,
+            open_repo: false,
+            for_bytes: false,
+            of_fallbacks: false,
+            deciding: false,
+            urgent: false,
+            unless: None,
+        }
     }
 
     /// Asks whether what is known by this tag still holds: the reply may then be a 304 without a body.
@@ -92,6 +103,19 @@ impl<'a> Asking<'a> {
     #[must_use]
     pub fn of_fallbacks(self) -> Asking<'a> {
         Asking { of_fallbacks: true, ..self }
+    }
+
+    /// Asks although upstream answers 5xx to other questions: what a caller makes it fail at must not decide what the caller may read.
+    #[must_use]
+    pub fn deciding(self) -> Asking<'a> {
+        Asking { deciding: true, ..self }
+    }
+
+    /// Asks although the mirror's own pacing would rather wait: for a question whose answer may take away what is given without
+    /// one. Upstream's own 429 still holds it back.
+    #[must_use]
+    pub fn urgent(self) -> Asking<'a> {
+        Asking { urgent: true, ..self }
     }
 
     /// See [`Origin::locate`].
@@ -212,19 +236,23 @@ impl<'a> Asking<'a> {
         token: Option<&Token>,
         deadline: Instant,
     ) -> Result<Located, SourceError> {
-        let subject = subject(&Method::HEAD, target);
+        let question =
+            Question { subject: subject(&Method::HEAD, target), deadline, deciding: self.deciding, urgent: self.urgent };
         let authoritative = upstream.trusted;
         let mut url = upstream.base.with_target(target);
         let mut commit = None;
         let mut linked = (None, None);
         for _ in 0..REDIRECTS_MAX {
-            let body = self.origin.send(&Method::HEAD, &url, token, None, None, "head", Some((subject, deadline)), None).await?;
+            let body = self.origin.send(&Method::HEAD, &url, token, None, None, "head", Some(question), None).await?;
             let text = |name: &str| body.headers.get(name).and_then(|v| v.to_str().ok());
             commit = commit.or_else(|| text("x-repo-commit").and_then(Commit::parse));
             linked.0 = linked.0.or_else(|| text("x-linked-etag").and_then(Oid::from_etag));
             linked.1 = linked.1.or_else(|| text("x-linked-size").and_then(|v| v.parse::<u64>().ok()));
             let host = url.authority();
-            let wrong = |cause: &str| SourceError::Broken { host: host.clone(), cause: format!("HEAD {url}: {cause}") };
+            let wrong = |cause: &str| {
+                log::info!("wrong answer to HEAD {url}: {cause}");
+                SourceError::Broken { host: host.clone(), cause: cause.to_owned() }
+            };
             if (300..400).contains(&body.status) {
                 let next = text("location").and_then(|v| url.join(v)).ok_or_else(|| wrong("a redirect without a place"))?;
                 self.check_hop(upstream, &url, &next)?;
@@ -236,7 +264,12 @@ impl<'a> Asking<'a> {
                 continue;
             }
             if body.status >= 400 {
-                return Err(body.refusal(&url));
+                return Err(match body.refusal(&url) {
+                    SourceError::Refused { status, .. } if !is_hubs_no(status, &body.headers) => {
+                        wrong(&format!("a {status} that is not the Hub's; is there a portal or a proxy between?"))
+                    }
+                    refusal => refusal,
+                });
             }
             let oid = linked
                 .0
@@ -248,7 +281,7 @@ impl<'a> Asking<'a> {
             body.release().await;
             return Ok(Located { commit, oid, size, url, authoritative });
         }
-        Err(SourceError::Broken { host: url.authority(), cause: format!("more than {REDIRECTS_MAX} redirects from {target}") })
+        Err(SourceError::Broken { host: url.authority(), cause: format!("more than {REDIRECTS_MAX} redirects") })
     }
 
     async fn ask_at(
@@ -317,7 +350,8 @@ impl<'a> Asking<'a> {
         form: Option<(&str, Bytes)>,
         deadline: Instant,
     ) -> Result<Reply, SourceError> {
-        let question = Some((subject(method, target), deadline));
+        let question =
+            Some(Question { subject: subject(method, target), deadline, deciding: self.deciding, urgent: self.urgent });
         let mut url = upstream.base.with_target(target);
         for _ in 0..REDIRECTS_MAX {
             let mut body = self.origin.send(method, &url, token, None, form.clone(), "api", question, self.unless).await?;
@@ -337,7 +371,7 @@ impl<'a> Asking<'a> {
             body.release().await;
             return Ok(reply);
         }
-        Err(SourceError::Broken { host: url.authority(), cause: format!("more than {REDIRECTS_MAX} redirects from {target}") })
+        Err(SourceError::Broken { host: url.authority(), cause: format!("more than {REDIRECTS_MAX} redirects") })
     }
 }
 

@@ -100,6 +100,16 @@ impl Budget {
         budget
     }
 
+    /// Takes one request's worth for a request that does not wait, unless upstream has asked for silence: later ones wait for it.
+    pub(super) fn take_now(&mut self, now: Instant) -> Result<Duration, Duration> {
+        if let Some(until) = self.held_until.filter(|until| now < *until) {
+            return Err(until - now);
+        }
+        self.refill(now);
+        self.tokens -= 1.0;
+        Ok(Duration::ZERO)
+    }
+
     /// Takes one request's worth: the time to wait before it may be sent, or, as the error, when to try again.
     pub(super) fn take(&mut self, now: Instant) -> Result<Duration, Duration> {
         if let Some(until) = self.held_until {
@@ -292,6 +302,19 @@ mod tests {
             budget.learn(&account(None, None, Some(u64::MAX)), now);
             assert_eq!(budget.take(now), Err(HOLD_MAX));
         }
+    }
+
+    #[test]
+    fn what_does_not_wait_is_paid_for_by_what_does() {
+        let now = Instant::now();
+        let mut budget = Budget::new(600, false, now);
+        while budget.take(now) == Ok(Duration::ZERO) {}
+        let before = budget.tokens;
+        assert_eq!(budget.take_now(now), Ok(Duration::ZERO));
+        assert_eq!(budget.tokens, before - 1.0);
+        budget.learn(&account(None, None, Some(30)), now);
+        assert_eq!(budget.take_now(now), Err(30 * SECOND));
+        assert_eq!(budget.take_now(now + 30 * SECOND), Ok(Duration::ZERO));
     }
 
     #[test]

@@ -66,6 +66,10 @@ pub(super) struct Ask<'a> {
     pub(super) subject: Option<Subject>,
     /// The head must have come by then; without one the timeouts of connections alone hold.
     pub(super) deadline: Option<Instant>,
+    /// 5xx to other questions do not hold it back.
+    pub(super) deciding: bool,
+    /// Our own pacing does not.
+    pub(super) urgent: bool,
     /// The budget that pays for it, with the Hub's name of its kind; hosts other than upstreams have none.
     pub(super) budget: Option<(&'static str, Arc<Mutex<Budget>>)>,
 }
@@ -95,16 +99,18 @@ impl Client {
     /// Sends one request and reads the head of its answer. Fails at once while the host is down, wants to be left alone, or the
     /// budget is spent.
     pub(super) async fn send(&self, ask: Ask<'_>) -> Result<Body, SourceError> {
-        if let Err(held) = self.hosts.check_hold(ask.url, ask.repo()) {
+        if !ask.deciding
+            && let Err(held) = self.hosts.check_hold(ask.url, ask.repo())
+        {
             metrics().upstream_paced(ask.budget.as_ref().map_or("cdn", |(kind, _)| kind), "refused");
             return Err(held);
         }
-        let mut pass = match self.hosts.admit(ask.url, ask.subject) {
+        let mut pass = match self.hosts.admit(ask.url, ask.subject, ask.deciding) {
             // Couriers have a few tries each and come in groups, of which one gets the probe: the others would use up theirs
             // while they are turned away.
             Err(_) if ask.subject.is_none() => {
                 tokio::time::sleep(BYTES_WAIT).await;
-                self.hosts.admit(ask.url, ask.subject)?
+                self.hosts.admit(ask.url, ask.subject, ask.deciding)?
             }
             admitted => admitted?,
         };
@@ -115,7 +121,10 @@ impl Client {
             Some(deadline) => match timeout_at(deadline.into(), self.exchange(&ask)).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
-                    let cause = format!("no answer to {} {} in {:.1} s", ask.method, ask.url, pass.waited().as_secs_f64());
+                    // What was asked is nobody's business but the asker's, and the cause is told to all while the host is down.
+                    let waited = pass.waited().as_secs_f64();
+                    log::info!("no answer to {} {} in {waited:.1} s", ask.method, ask.url);
+                    let cause = format!("no answer in {waited:.1} s");
                     Err(SourceError::Timeout { host: ask.url.authority(), cause })
                 }
             },
@@ -228,7 +237,10 @@ async fn read_final_head(session: &mut HttpSession) -> Result<Option<u16>, Box<E
 /// Takes the request's worth from its budget, and waits if it is soon to come. Never longer than the deadline.
 async fn wait_for_turn(ask: &Ask<'_>) -> Result<(), SourceError> {
     let Some((kind, budget)) = &ask.budget else { return Ok(()) };
-    let taken = budget.lock().unwrap_or_else(|e| e.into_inner()).take(Instant::now());
+    let taken = {
+        let mut budget = budget.lock().unwrap_or_else(|e| e.into_inner());
+        if ask.urgent { budget.take_now(Instant::now()) } else { budget.take(Instant::now()) }
+    };
     let time_left = ask.deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
     let refused = match taken {
         Ok(Duration::ZERO) => return Ok(()),
@@ -269,7 +281,7 @@ fn request(ask: &Ask<'_>) -> Result<RequestHeader, SourceError> {
         }
         Ok(head)
     };
-    build().map_err(|e| SourceError::Broken { host: ask.url.authority(), cause: format!("cannot ask {}: {e}", ask.url) })
+    build().map_err(|e| SourceError::Broken { host: ask.url.authority(), cause: format!("cannot be asked: {e}") })
 }
 
 pub(super) fn failure(host: &str, e: &Error) -> SourceError {

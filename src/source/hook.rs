@@ -34,6 +34,8 @@ impl Hook {
             kind: "hook",
             subject: None,
             deadline: Some(Instant::now() + POST_MAX),
+            deciding: false,
+            urgent: false,
             budget: None,
         };
         let host = || self.url.authority();

@@ -82,11 +82,11 @@ impl Hosts {
         }
     }
 
-    /// Lets a request go out, or says since when the host is down.
-    pub(super) fn admit(&self, url: &Url, subject: Option<Subject>) -> Result<Pass, SourceError> {
+    /// Lets a request go out, or says since when the host is down. A deciding question goes out although others are answered with 5xx.
+    pub(super) fn admit(&self, url: &Url, subject: Option<Subject>, deciding: bool) -> Result<Pass, SourceError> {
         let host = self.host(url);
         let now = Instant::now();
-        let verdict = host.state().0.admit(subject, now);
+        let verdict = host.state().0.admit(subject.filter(|_| !deciding), now);
         let probe = match verdict {
             Verdict::Pass => false,
             Verdict::Probe => true,

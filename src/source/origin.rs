@@ -48,6 +48,17 @@ pub struct Origin {
     allowed_hosts: Vec<String>,
 }
 
+/// What makes a request a question rather than a fetch of bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Question {
+    pub(super) subject: Subject,
+    pub(super) deadline: Instant,
+    /// See [`Asking::deciding`].
+    pub(super) deciding: bool,
+    /// See [`Asking::urgent`].
+    pub(super) urgent: bool,
+}
+
 /// One configured upstream.
 pub(super) struct Upstream {
     pub(super) base: Url,
@@ -215,7 +226,10 @@ impl Origin {
             let body = self.send(&Method::GET, &url, token, Some(span.clone()), None, "block", None, None).await?;
             let text = |name: &str| body.headers.get(name).and_then(|v| v.to_str().ok());
             let host = url.authority();
-            let wrong = |cause: String| SourceError::Broken { host: host.clone(), cause: format!("GET {url}: {cause}") };
+            let wrong = |cause: String| {
+                log::info!("wrong answer to GET {url}: {cause}");
+                SourceError::Broken { host: host.clone(), cause }
+            };
             if text("content-encoding").is_some_and(|v| v != "identity") {
                 return Err(wrong("the bytes are compressed although identity was asked".into()));
             }
@@ -261,7 +275,7 @@ impl Origin {
         span: Option<Range<u64>>,
         form: Option<(&str, Bytes)>,
         kind: &'static str,
-        question: Option<(Subject, Instant)>,
+        question: Option<Question>,
         unless: Option<&str>,
     ) -> Result<Body, SourceError> {
         let token = token.filter(|_| self.may_see_tokens(url));
@@ -275,8 +289,10 @@ impl Origin {
                 form,
                 unless,
                 kind,
-                subject: question.map(|(subject, _)| subject),
-                deadline: question.map(|(_, deadline)| deadline),
+                subject: question.map(|question| question.subject),
+                deadline: question.map(|question| question.deadline),
+                deciding: question.is_some_and(|question| question.deciding),
+                urgent: question.is_some_and(|question| question.urgent),
                 budget: upstream.map(|upstream| upstream.budget(url, token)),
             })
             .await

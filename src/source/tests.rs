@@ -159,7 +159,9 @@ async fn an_operators_token_is_used_only_for_what_is_open() {
 
 #[tokio::test]
 async fn an_operators_token_that_is_refused_costs_no_answer() {
-    let server = Server::start("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await;
+    let server =
+        Server::start("HTTP/1.1 401 Unauthorized\r\nX-Error-Message: Invalid username or password.\r\nContent-Length: 0\r\n\r\n")
+            .await;
     let origin = origin(&[("upstream.url", &server.url), ("upstream.token", "hf_operator")]);
     let reply = origin.of_open_repo().ask(&Method::GET, "/api/models/o/m", None, None).await.unwrap();
     assert_eq!(reply.status, 401);

@@ -233,8 +233,10 @@ impl Store {
     /// Returns whether something changed.
     fn learn_access(&self, repo: &RepoId, told: Option<CarriedAccess>) -> Result<bool, StoreError> {
         let kept = self.refs().get_access(repo)?;
-        let told = told.map_or(KeptAccess { open: false, at: UNIX_EPOCH }, |told| KeptAccess {
+        let identity = kept.as_ref().and_then(|kept| kept.identity.clone());
+        let told = told.map_or(KeptAccess { open: false, identity: None, at: UNIX_EPOCH }, |told| KeptAccess {
             open: told.open,
+            identity: None,
             // Nobody is told at that very time, which stands for nobody having told.
             at: place::from_unix_ms(told.at_ms.max(1)).min(SystemTime::now()),
         });
@@ -245,7 +247,7 @@ impl Store {
             Some(kept) => kept.open && !told.open && told.at > kept.at,
         };
         if counts {
-            self.refs().put_access(repo, told.open, told.at)?;
+            self.refs().put_access(repo, told.open, identity.as_deref(), told.at)?;
         }
         Ok(counts)
     }

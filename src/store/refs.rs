@@ -7,6 +7,8 @@
 use super::{
     StoreError,
     place::{self, Place},
+    sweep::remove_file,
+    view::entries,
 };
 use crate::hub::{Commit, RepoId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -35,9 +37,11 @@ pub struct KeptRef {
 }
 
 /// Whether a repo could be read without a token, as upstream told it at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptAccess {
     pub open: bool,
+    /// Upstream's own id of the repo, which another repo of the same name does not have.
+    pub identity: Option<String>,
     pub at: SystemTime,
 }
 
@@ -72,6 +76,8 @@ struct RefFile {
 #[derive(Serialize, Deserialize)]
 struct AccessFile {
     open: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
     at_ms: u64,
 }
 
@@ -114,23 +120,22 @@ impl Refs {
         self.place.api(repo).exists()
     }
 
-    pub fn put_access(&self, repo: &RepoId, open: bool, at: SystemTime) -> Result<(), StoreError> {
-        self.put(&self.access_path(repo), &AccessFile { open, at_ms: place::unix_ms(at) })
+    pub fn put_access(&self, repo: &RepoId, open: bool, identity: Option<&str>, at: SystemTime) -> Result<(), StoreError> {
+        let identity = identity.map(str::to_owned);
+        self.put(&self.access_path(repo), &AccessFile { open, identity, at_ms: place::unix_ms(at) })
     }
 
     pub fn get_access(&self, repo: &RepoId) -> Result<Option<KeptAccess>, StoreError> {
         let file: Option<AccessFile> = self.get(&self.access_path(repo))?;
-        Ok(file.map(|file| KeptAccess { open: file.open, at: place::from_unix_ms(file.at_ms) }))
+        Ok(file.map(|file| KeptAccess { open: file.open, identity: file.identity, at: place::from_unix_ms(file.at_ms) }))
     }
 
     /// Remembers that a caller, named by a mark that only this directory's secret explains, was let in.
     pub fn put_accepted(&self, repo: &RepoId, mark: &str, at: SystemTime) -> Result<(), StoreError> {
         self.change_accepted(repo, |accepted| {
             accepted.insert(mark.to_owned(), place::unix_ms(at));
-            if accepted.len() > ACCEPTED_MAX
-                && let Some(oldest) = accepted.iter().min_by_key(|(_, at)| **at).map(|(mark, _)| mark.clone())
-            {
-                accepted.remove(&oldest);
+            if accepted.len() > ACCEPTED_MAX {
+                remove_oldest(accepted);
             }
             true
         })
@@ -200,6 +205,21 @@ impl Refs {
         self.place.remove(&self.alias_path(name))
     }
 
+    /// Forgets what is known of a repo's commits, revisions, answers and readers. Its objects and their links stay, which nobody is
+    /// given without a commit that names them.
+    pub fn forget(&self, repo: &RepoId) -> Result<(), StoreError> {
+        let api = self.place.api(repo);
+        for dir in [api.join("commits"), api.join("refs"), api.clone()] {
+            // Files alone: below may lie what is known of another repo.
+            for (path, kind) in entries(&dir)? {
+                if kind.is_file() && path != self.access_path(repo) {
+                    remove_file(&path);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The repo that a name leads to, by what is kept of names: upstream's word of some time.
     pub fn present(&self, name: &RepoId) -> Result<RepoId, StoreError> {
         let mut repo = name.clone();
@@ -210,6 +230,23 @@ impl Refs {
             }
         }
         Ok(repo)
+    }
+
+    /// Adds those who were let in under the old name to those of the new one.
+    pub(super) fn rename_accepted(&self, old: &RepoId, new: &RepoId) -> Result<(), StoreError> {
+        let Some(before) = self.get::<AcceptedFile>(&self.accepted_path(old))? else { return Ok(()) };
+        self.change_accepted(new, |accepted| {
+            for (mark, at) in before.accepted {
+                let known = accepted.entry(mark).or_insert(at);
+                *known = at.max(*known);
+            }
+            while accepted.len() > ACCEPTED_MAX {
+                remove_oldest(accepted);
+            }
+            true
+        })?;
+        let path = self.accepted_path(old);
+        fs::remove_file(&path).map_err(|error| StoreError::io("remove", path.display(), error))
     }
 
     fn put(&self, path: &Path, file: &impl Serialize) -> Result<(), StoreError> {
@@ -242,5 +279,11 @@ impl Refs {
 
     fn accepted_path(&self, repo: &RepoId) -> std::path::PathBuf {
         self.place.api(repo).join("accepted.json")
+    }
+}
+
+fn remove_oldest(accepted: &mut HashMap<String, u64>) {
+    if let Some(oldest) = accepted.iter().min_by_key(|(_, at)| **at).map(|(mark, _)| mark.clone()) {
+        accepted.remove(&oldest);
     }
 }

@@ -39,7 +39,7 @@ impl Store {
             }
         }
         self.move_file(&from.join("access.json"), &to.join("access.json"))?;
-        remove_file(&from.join("accepted.json"));
+        self.refs().rename_accepted(old, new)?;
         remove_up(&from, &self.root().join("api"));
         let pin_count = pins::rename(self.root(), old, new)?;
         if link_count + pin_count > 0 {

@@ -342,7 +342,7 @@ fn refs_and_access_are_kept() {
         assert_eq!((kept.commit.as_str(), kept.at), (commit().as_str(), at));
     }
     assert_eq!(store.refs().get_access(&repo()).unwrap(), None);
-    store.refs().put_access(&repo(), true, at).unwrap();
+    store.refs().put_access(&repo(), true, None, at).unwrap();
     assert!(store.refs().get_access(&repo()).unwrap().unwrap().open);
     let path = root.path().join("api/models/org/m/access.json");
     assert_eq!(fs::read_to_string(&path).unwrap(), r#"{"open":true,"at_ms":1700000000456}"#);
@@ -351,7 +351,7 @@ fn refs_and_access_are_kept() {
 
     // The one case of two things with one name: neither is taken for the other.
     let [gpt2, refs] = ["gpt2", "gpt2/refs"].map(|name| RepoId::parse(RepoKind::Model, name).unwrap());
-    store.refs().put_access(&refs, true, at).unwrap();
+    store.refs().put_access(&refs, true, None, at).unwrap();
     assert_eq!(store.refs().get_ref(&gpt2, "access").unwrap(), None);
     store.refs().put_ref(&gpt2, "access", &commit(), at).unwrap();
     assert_eq!(store.refs().get_access(&refs).unwrap(), None);

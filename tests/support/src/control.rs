@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::content::Memory;
 use crate::gate::Gate;
 use crate::log::{Call, Listener};
-use crate::repo::{Entry, Kind, RepoState};
+use crate::repo::{Entry, Kind};
 use crate::respond::{Answer, Ask};
 use crate::rules::{Action, Aim};
 use crate::state::Shared;
@@ -142,7 +142,7 @@ fn put(shared: &Shared, body: &Value) -> Result<(), String> {
     let (id, path) = (text("repo")?, text("path")?);
     let content = Memory::holding(text("text")?.to_owned());
     let mut state = shared.state();
-    let repo = state.repos.entry((kind, id.to_owned())).or_insert_with(|| RepoState::new(kind, id));
+    let repo = state.repo(kind, id);
     let lfs = body["lfs"].as_bool().unwrap_or(false);
     let entry = if lfs { Entry::lfs(content, repo.xet, None) } else { Entry::regular(content) };
     let branch = body["branch"].as_str().unwrap_or("main");

@@ -10,7 +10,7 @@ use crate::faults::FaultBuilder;
 use crate::gate::Gate;
 use crate::handle::Repo;
 use crate::log::Listener;
-use crate::repo::{Kind, RepoState};
+use crate::repo::Kind;
 use crate::rules::Aim;
 use crate::server::{Port, hang_up, hang_up_now};
 use crate::state::Shared;
@@ -109,7 +109,7 @@ impl FakeHub {
 
     pub fn repo(&self, kind: Kind, id: &str) -> Repo {
         let mut state = self.shared.state();
-        state.repos.entry((kind, id.to_owned())).or_insert_with(|| RepoState::new(kind, id));
+        state.repo(kind, id);
         Repo { shared: self.shared.clone(), kind, id: id.to_owned(), branch: "main".to_owned() }
     }
 
@@ -120,7 +120,10 @@ impl FakeHub {
 
     /// Takes a repo away.
     pub fn remove(&self, kind: Kind, id: &str) {
-        self.shared.state().repos.remove(&(kind, id.to_owned()));
+        let mut state = self.shared.state();
+        if state.repos.remove(&(kind, id.to_owned())).is_some() {
+            *state.gone.entry((kind, id.to_owned())).or_default() += 1;
+        }
     }
 
     /// Moves repos from one id to another, or only makes an alias of it: `old` redirects to `new` from now on.
@@ -130,6 +133,7 @@ impl FakeHub {
             if let Some(mut repo) = state.repos.remove(&(kind, old.to_owned())) {
                 repo.id = new.to_owned();
                 state.repos.insert((kind, new.to_owned()), repo);
+                *state.gone.entry((kind, old.to_owned())).or_default() += 1;
             }
         }
         state.renamed.insert(old.to_lowercase(), new.to_owned());

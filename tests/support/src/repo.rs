@@ -139,11 +139,13 @@ pub(crate) struct RepoState {
 }
 
 impl RepoState {
-    pub(crate) fn new(kind: Kind, id: &str) -> RepoState {
+    /// `before` is how many repos of this name there were before, each with an id of its own.
+    pub(crate) fn new(kind: Kind, id: &str, before: u64) -> RepoState {
+        let of_name = if before == 0 { String::new() } else { format!(":{before}") };
         RepoState {
             kind,
             id: id.to_owned(),
-            object_id: sha1_hex(format!("{}:{id}", kind.plural()))[..24].to_owned(),
+            object_id: sha1_hex(format!("{}:{id}{of_name}", kind.plural()))[..24].to_owned(),
             commits: HashMap::new(),
             branches: BTreeMap::new(),
             tags: BTreeMap::new(),

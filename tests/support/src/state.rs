@@ -58,6 +58,8 @@ pub(crate) struct Quota {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) repos: BTreeMap<(Kind, String), RepoState>,
+    /// How many repos had a name and have it no more.
+    pub(crate) gone: HashMap<(Kind, String), u64>,
     /// Old names, in lower case, to new ones.
     pub(crate) renamed: HashMap<String, String>,
     pub(crate) tokens: BTreeSet<String>,
@@ -85,6 +87,13 @@ impl State {
             Some(token) if self.tokens.contains(token.trim()) => Caller::Known(token.trim().to_owned()),
             _ => Caller::Bad,
         }
+    }
+
+    /// Returns the repo, made if there is none.
+    pub(crate) fn repo(&mut self, kind: Kind, id: &str) -> &mut RepoState {
+        let key = (kind, id.to_owned());
+        let before = self.gone.get(&key).copied().unwrap_or(0);
+        self.repos.entry(key).or_insert_with(|| RepoState::new(kind, id, before))
     }
 
     pub(crate) fn find(&mut self, kind: Kind, id: &str) -> Found<'_> {
