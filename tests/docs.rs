@@ -10,6 +10,7 @@ use fake_hub::{FakeHub, noise};
 use tokio::process::Command;
 
 use crate::harness::{Mirror, program, root, run_within};
+use crate::import::stores::BlockStore;
 
 /// Programs of the system that pages tell to use, and that a test must not: each only says what it was told to do.
 const STAND_INS: [&str; 7] = ["systemctl", "journalctl", "dpkg", "docker", "kubectl", "install", "adduser"];
@@ -79,12 +80,18 @@ async fn every_command_of_the_pages_runs() {
         std::fs::create_dir(&etc).expect("a directory");
         std::fs::copy(root().join("conf/dingospeed.yaml"), etc.join("dingospeed.yaml")).expect("a copy");
         let mirror = Mirror::start(&hub).await;
+        let old = BlockStore::dingospeed_3("models", "old/model", &"1".repeat(40)).file("config.json", b"{}", false);
+        let old = old.info("main", &["config.json"], serde_json::json!({}));
         let places = [
             ("http://127.0.0.1:8090", mirror.url().to_owned()),
+            ("/srv/dingospeed/repos", old.root().display().to_string()),
             ("/var/lib/dingospeed", mirror.repos().display().to_string()),
             ("/etc/dingospeed", etc.display().to_string()),
         ];
-        for block in blocks(&page, "sh") {
+        // What a user who moves here has already.
+        let downloaded = format!("HF_ENDPOINT={} hf download openai-community/gpt2\n", mirror.url());
+        let before = page.contains("~/.cache/huggingface").then_some(downloaded);
+        for block in before.into_iter().chain(blocks(&page, "sh")) {
             let text = places.iter().fold(block.clone(), |text, (from, to)| text.replace(from, to));
             let path =
                 format!("{}:{}:/usr/local/bin:/usr/bin:/bin", tools.display(), root().join(".venvs/hub-1.33.0/bin").display());

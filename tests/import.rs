@@ -1,7 +1,7 @@
 //! `dingospeed import`: stores of DingoSpeed and Olah, written byte by byte as they write them, and caches that the real
 //! huggingface_hub made; then the repos are downloaded from a mirror without a Hub.
 
-mod stores;
+pub(crate) mod stores;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -8,7 +8,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-pub(super) const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 const MASK_BITS: u64 = 1 << 20;
 /// What Olah and DingoSpeed write by default is 8 MiB; a smaller one needs smaller fixtures.
 const BLOCK_SIZE: u64 = MIB;
@@ -17,11 +17,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-pub(super) fn git_oid(bytes: &[u8]) -> String {
+pub(crate) fn git_oid(bytes: &[u8]) -> String {
     let mut hash = Sha1::new();
     hash.update(format!("blob {}\0", bytes.len()));
     hash.update(bytes);
@@ -36,7 +36,7 @@ enum Program {
 }
 
 /// The directory of one repo at one commit in a store.
-pub(super) struct BlockStore {
+pub(crate) struct BlockStore {
     folder: TempDir,
     program: Program,
     kind: String,
@@ -46,17 +46,17 @@ pub(super) struct BlockStore {
 
 impl BlockStore {
     /// Block files right where the paths are, answers without a version.
-    pub(super) fn dingospeed_1(kind: &str, repo: &str, commit: &str) -> BlockStore {
+    pub(crate) fn dingospeed_1(kind: &str, repo: &str, commit: &str) -> BlockStore {
         BlockStore::new(Program::DingoSpeed1, kind, repo, commit)
     }
 
     /// Block files in `blobs/`, links to them.
-    pub(super) fn dingospeed_3(kind: &str, repo: &str, commit: &str) -> BlockStore {
+    pub(crate) fn dingospeed_3(kind: &str, repo: &str, commit: &str) -> BlockStore {
         BlockStore::new(Program::DingoSpeed3, kind, repo, commit)
     }
 
     /// As DingoSpeed 1, with gzip in the answers.
-    pub(super) fn olah(kind: &str, repo: &str, commit: &str) -> BlockStore {
+    pub(crate) fn olah(kind: &str, repo: &str, commit: &str) -> BlockStore {
         BlockStore::new(Program::Olah, kind, repo, commit)
     }
 
@@ -65,7 +65,7 @@ impl BlockStore {
         BlockStore { folder, program, kind: kind.into(), repo: repo.into(), commit: commit.into() }
     }
 
-    pub(super) fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.folder.path()
     }
 
@@ -77,23 +77,23 @@ impl BlockStore {
         self.root().join("api").join(&self.kind).join(&self.repo)
     }
 
-    pub(super) fn blob(&self, oid: &str) -> PathBuf {
+    pub(crate) fn blob(&self, oid: &str) -> PathBuf {
         self.files().join("blobs").join(oid)
     }
 
     /// A file of which every block was fetched.
-    pub(super) fn file(self, path: &str, bytes: &[u8], lfs: bool) -> BlockStore {
+    pub(crate) fn file(self, path: &str, bytes: &[u8], lfs: bool) -> BlockStore {
         let all: Vec<u64> = (0..(bytes.len() as u64).div_ceil(BLOCK_SIZE)).collect();
         self.put(path, bytes, lfs, Some(&container(bytes, &all)))
     }
 
     /// An LFS file of which some blocks were fetched.
-    pub(super) fn partial(self, path: &str, bytes: &[u8], present: &[u64]) -> BlockStore {
+    pub(crate) fn partial(self, path: &str, bytes: &[u8], present: &[u64]) -> BlockStore {
         self.put(path, bytes, true, Some(&container(bytes, present)))
     }
 
     /// An LFS file that was only asked for: its block file is empty.
-    pub(super) fn asked(self, path: &str, bytes: &[u8]) -> BlockStore {
+    pub(crate) fn asked(self, path: &str, bytes: &[u8]) -> BlockStore {
         self.put(path, bytes, true, Some(&[]))
     }
 
@@ -131,7 +131,7 @@ impl BlockStore {
     }
 
     /// The repo's facts, as asked for at a branch; also at the commit, as both programs end up with.
-    pub(super) fn info(self, branch: &str, siblings: &[&str], more: Value) -> BlockStore {
+    pub(crate) fn info(self, branch: &str, siblings: &[&str], more: Value) -> BlockStore {
         let siblings: Vec<Value> = siblings.iter().map(|name| json!({ "rfilename": name })).collect();
         let id = self.repo.trim_start_matches("None/");
         let mut info = json!({
