@@ -18,15 +18,18 @@ mod disk; // a disk that is full or refuses
 mod docs; // the pages of docs/: their commands are run, their messages and keys exist
 mod endings; // SIGTERM and SIGKILL under load, and the next start
 mod eviction; // what goes when room is needed, and what stays
+mod fallbacks; // other upstreams while the first is down: what they say is not the Hub's word, and opens no bytes
 mod faults; // what breaks upstream and on disk, and what a client sees of it
 mod files; // one file in every shape of URL: headers, ranges, conditions
 mod flights; // the state machine of flights in every order of events
+mod fringes; // addresses of the API that lead to files, rules in other spellings, what is not there, many pages
 mod fuzz; // the fuzz targets' entry points on stable, a moment each
 mod hostile; // clients that mean harm: slow, greedy, malformed, many
 mod import; // stores of DingoSpeed and Olah, caches of huggingface_hub: taken over, then downloaded without a Hub
 mod keeper; // ls, rm, verify, gc and pin, beside a server and alone
 mod matrix; // every fault of upstream against every way of asking
 mod offline; // whole repos for every generation of clients without the Hub, after a restart, and what was pulled
+mod patience; // how long a client waits in all, slow against down, and the status in which each release is told
 mod process; // one process per directory, signals, numbers, log
 mod pull; // dingospeed pull, alone and beside a server
 mod ranges; // an upstream that ignores ranges, and large files

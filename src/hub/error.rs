@@ -159,6 +159,11 @@ impl HubError {
         HubError::new(502, None, format!("the mirror's upstream gave an unusable answer: {detail}"))
     }
 
+    /// Upstream leads to where the mirror may not go. No client tries a 501 again: it will not pass by itself.
+    pub fn upstream_forbidden(detail: &str) -> HubError {
+        HubError::new(501, None, detail)
+    }
+
     /// Upstream did not answer in time.
     pub fn upstream_timeout(detail: &str) -> HubError {
         HubError::new(504, None, format!("the mirror's upstream did not answer in time: {detail}"))

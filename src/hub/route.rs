@@ -105,6 +105,17 @@ impl Route {
         })
     }
 
+    /// Returns the repo that a write is about, as far as its target names one: `/api/repos/..` names it in the body.
+    pub fn written_repo(target: impl AsRef<[u8]>) -> Option<RepoId> {
+        let (path, _) = split_target(target.as_ref()).ok()?;
+        let segments = decode_segments(path).ok()?;
+        // A GET that counts as a write, by the word for its twin that does not.
+        let twin = |word: &str| if word == "xet-write-token" { "xet-read-token".to_owned() } else { word.to_owned() };
+        let words: Vec<String> = segments.iter().map(|word| twin(word)).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        read_route(&words).ok()?.repo().cloned()
+    }
+
     /// Returns a word for metrics and logs; there are as many words as variants.
     pub fn label(&self) -> &'static str {
         match self {

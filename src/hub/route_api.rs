@@ -19,6 +19,10 @@ pub(super) fn read(words: &[&str]) -> Result<Route, BadTarget> {
             Some(kind) => return resolve_cache(kind, rest),
             None => Route::Unknown,
         },
+        // Upstream may read them as the same, past the rules for repos.
+        [word, ..] if is_misspelt(word) => {
+            return Err(BadTarget::about("path segment", word, "is not written in lower case"));
+        }
         [kind, rest @ ..] => match RepoKind::from_plural(kind) {
             Some(kind) if rest.is_empty() => Route::Search { kind },
             Some(kind) => return repo_route(kind, rest),
@@ -26,6 +30,12 @@ pub(super) fn read(words: &[&str]) -> Result<Route, BadTarget> {
         },
         [] => Route::Unknown,
     })
+}
+
+/// Whether a word would be one of those that repos are below, but for its case.
+pub(super) fn is_misspelt(word: &str) -> bool {
+    let lower = word.to_ascii_lowercase();
+    lower != word && (RepoKind::from_plural(&lower).is_some() || lower == "resolve-cache")
 }
 
 /// Reads `repo/commit/path`, where the commit tells how long the repo's name is.

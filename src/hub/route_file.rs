@@ -6,6 +6,7 @@ use super::path::FilePath;
 use super::repo::{RepoId, RepoKind};
 use super::revision::Revision;
 use super::route::Route;
+use super::route_api::is_misspelt;
 
 /// As registries have it.
 const TAG_LEN_MAX: usize = 128;
@@ -13,6 +14,10 @@ const TAG_LEN_MAX: usize = 128;
 /// Reads `[kind/]repo/resolve/revision/path`, its `raw` twin and git's URLs. The marker decides where the repo ends, so
 /// that names with and without an owner are both found; a kind's word at the front always means the kind.
 pub(super) fn read(words: &[&str]) -> Result<Route, BadTarget> {
+    // Upstream may read it as a kind, past the rules for repos of that kind. `Models` may be an owner.
+    if let Some(word) = words.first().filter(|word| is_misspelt(word) && !word.eq_ignore_ascii_case("models")) {
+        return Err(BadTarget::about("path segment", word, "is not written in lower case"));
+    }
     let (kind, words) = match words {
         ["datasets", rest @ ..] => (RepoKind::Dataset, rest),
         ["spaces", rest @ ..] => (RepoKind::Space, rest),

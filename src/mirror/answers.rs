@@ -7,7 +7,7 @@
 use super::{KEPT_PATIENCE, Mirror, MirrorError, on_worker, refused};
 use crate::hub::{ApiTarget, Commit, FilePath, HubError, ListingError, RepoId, Revision, Route, header_safe, is_hubs_no};
 use crate::hub::{parse_info, parse_tree, rewrite};
-use crate::source::{Reply, SourceError, Token, retry_after};
+use crate::source::{Reply, SourceError, Token, deadline, retry_after};
 use crate::store::{ObjectHasher, Record, RecordKey};
 use bytes::Bytes;
 use http::Method;
@@ -27,6 +27,8 @@ const LED_TO_LEN_MAX: u64 = 16 << 20;
 const COALESCED_LEN_MAX: u64 = 128 << 20;
 /// Answers to searches, in memory only: what may be searched for has no end. Of one caller each.
 const SEARCHES_LEN_MAX: u64 = 64 << 20;
+/// Bytes of answers that something is not there.
+const MISSING_LEN_MAX: u64 = 16 << 20;
 /// Switches whose answers are kept, besides pages (`cursor`, `p`).
 const SWITCHES_KEPT: [&str; 6] = ["blobs", "expand", "formatted", "include_prs", "recursive", "securityStatus"];
 /// Longest mark of a page; the Hub's have about 200 characters.
@@ -49,10 +51,15 @@ const HEADERS_KEPT: [&str; 13] = [
 ];
 
 /// Pages of a listing that are taken on our own account: 1000 files each.
-const LISTED_PAGES_MAX: usize = 10;
+pub(super) const LISTED_PAGES_MAX: usize = 10;
 
-/// What upstream's tag is kept as, where the bytes that go out are no longer those it was of. Not for clients.
-pub const UPSTREAM_ETAG: &str = "x-upstream-etag";
+/// What upstream's tag is kept as, where the bytes that go out are no longer those it was of.
+const UPSTREAM_ETAG: &str = "x-upstream-etag";
+/// Marks the answer of another upstream than the first. It may leave out what the Hub has, so it is asked again before long,
+/// and no listing is complete by it.
+const SECOND_HAND: &str = "x-second-hand";
+/// Headers of an answer that are not for clients.
+pub const HEADERS_OWN: [&str; 2] = [UPSTREAM_ETAG, SECOND_HAND];
 
 /// A question of the API.
 #[derive(Clone)]
@@ -103,6 +110,16 @@ pub(super) fn searches() -> Searches {
         u32::try_from(key.0.len() + answer.body.len()).unwrap_or(u32::MAX).max(1)
     };
     moka::sync::Cache::builder().weigher(weigh).max_capacity(SEARCHES_LEN_MAX).build()
+}
+
+pub(super) type Missing = moka::sync::Cache<(String, [u8; 32]), Arc<Answer>>;
+
+/// Upstream's words on revisions and directories that are not there, in memory, to the caller who was told them.
+pub(super) fn missing(ttl: Duration) -> Missing {
+    let weigh = |key: &(String, [u8; 32]), answer: &Arc<Answer>| {
+        u32::try_from(key.0.len() + answer.body.len()).unwrap_or(u32::MAX).max(1)
+    };
+    moka::sync::Cache::builder().weigher(weigh).max_capacity(MISSING_LEN_MAX).time_to_live(ttl).build()
 }
 
 /// Whether and for how long an answer may be kept.
@@ -170,14 +187,20 @@ impl Mirror {
                 _ => question.token.clone(),
             };
             let key = (target.clone(), Token::fingerprint(token.as_ref()));
+            if let Some(missing) = self.missing.get(&key).filter(|_| question.method != Method::POST) {
+                return Ok(Arc::new(Answer { from: "memory", ..(*missing).clone() }));
+            }
             let asked = async { self.ask_upstream(question, token.as_ref(), keep, kept.as_ref()).await.map(Arc::new) };
             let outcome = match question.method == Method::POST {
                 true => asked.await,
-                false => self.answers.try_get_with(key, asked).await.map_err(|e| (*e).clone()),
+                false => self.answers.try_get_with(key.clone(), asked).await.map_err(|e| (*e).clone()),
             };
             match outcome {
                 Ok(answer) => {
                     self.note_holder(question, &answer).await;
+                    if question.method != Method::POST && is_missing(&answer) {
+                        self.missing.insert(key, answer.clone());
+                    }
                     return Ok(answer);
                 }
                 Err(error) => error,
@@ -228,8 +251,9 @@ impl Mirror {
                 false => {
                     let patience = if kept.is_some() { KEPT_PATIENCE } else { Duration::MAX };
                     let token = question.token.as_ref();
-                    let reply = self.origin.within(patience).ask(&Method::GET, &key.0, token, None).await?;
-                    self.cleaned(reply, &question.route, &key.0).await.map(Arc::new)
+                    let reply = self.origin.within(patience).to_its_end().ask(&Method::GET, &key.0, token, None).await?;
+                    let answer = self.cleaned(reply, &question.route, &key.0).await?;
+                    self.without_ruled_out(&question.route, answer).await.map(Arc::new)
                 }
             }
         };
@@ -311,7 +335,7 @@ impl Mirror {
         let form = question.form.as_ref().map(|(content_type, bytes)| (content_type.as_str(), bytes.clone()));
         // A HEAD is asked as a GET: its answer may be kept, and says the same.
         let method = if question.method == Method::POST { Method::POST } else { Method::GET };
-        let asking = self.origin.within(patience).of_repo(is_open).unless(known.and_then(etag_of));
+        let asking = self.origin.within(patience).to_its_end().of_repo(is_open).unless(known.and_then(etag_of));
         let reply = asking.ask(&method, &target, token, form).await?;
         let authoritative = reply.authoritative;
         if reply.status == 304 {
@@ -346,7 +370,10 @@ impl Mirror {
         let learned = if answer.status == 200 { self.learn(question, &answer, authoritative).await? } else { Learned::Nothing };
         let masked = learned == Learned::Masked || (keep.is_some() && is_masked(&answer.body));
         let shareable = match question.route.repo() {
-            Some(repo) => answer.status == 200 && !masked && keep.is_some() && self.is_reader(repo, token).await,
+            Some(repo) => {
+                let is_whole = answer.status == 200 && !masked && keep.is_some();
+                is_whole && deadline::with_rest(self.is_reader(repo, token)).await
+            }
             None => answer.status == 200,
         };
         if let Some(keep) = keep.filter(|_| shareable) {
@@ -370,12 +397,16 @@ impl Mirror {
             let cause = format!("{cause}; is there a portal or a proxy between?");
             return Err(SourceError::Broken { host: self.origin.base(), cause }.into());
         }
-        let (len, route) = (reply.body.len(), route.clone());
+        let (len, route, second_hand) = (reply.body.len(), route.clone(), reply.second_hand);
         let cleaned = on_worker(len, move || clean(reply, &route)).await?;
-        cleaned.map_err(|cause| {
+        let mut answer = cleaned.map_err(|cause| {
             log::warn!("{target}: {cause}");
-            SourceError::Broken { host: self.origin.base(), cause }.into()
-        })
+            SourceError::Broken { host: self.origin.base(), cause }
+        })?;
+        if second_hand {
+            answer.headers.push((SECOND_HAND.to_owned(), "1".to_owned()));
+        }
+        Ok(answer)
     }
 
     async fn touch_answer(&self, keep: Keep) {
@@ -392,6 +423,7 @@ impl Mirror {
         let route = Route::Tree { repo: repo.clone(), revision: revision.clone(), path: None::<FilePath> };
         let mut target = ApiTarget::whole_tree(repo, &revision);
         let upstream = self.origin.base();
+        let mut lacks_some = false;
         for _ in 0..LISTED_PAGES_MAX {
             let (method, token) = (Method::GET, token.cloned());
             let question = Question { route: route.clone(), method, target: target.clone(), token, form: None };
@@ -403,10 +435,12 @@ impl Mirror {
             // listing is not complete.
             let body = answer.body.clone();
             let Ok(Ok(files)) = on_worker(body.len(), move || parse_tree(&body)).await else { return };
-            self.learn_tree(repo, commit, &files, false).await;
+            let second_hand = is_second_hand(&answer.headers);
+            self.learn_tree(repo, commit, &files, false, second_hand).await;
+            lacks_some |= second_hand;
             let next = answer.headers.iter().find(|(name, _)| name == "link").map(|(_, link)| link);
             let Some(next) = next else {
-                self.learn_tree(repo, commit, &[], true).await;
+                self.learn_tree(repo, commit, &[], true, lacks_some).await;
                 return;
             };
             let Some(query) = next_query(next, &[&upstream, "https://huggingface.co"]) else { return };
@@ -419,7 +453,10 @@ impl Mirror {
             status: answer.status,
             headers: answer.headers.clone(),
             fetched_at: SystemTime::now(),
-            fresh_for: keep.fresh_for,
+            fresh_for: match is_second_hand(&answer.headers) {
+                true => keep.fresh_for.min(self.config.freshness.revision),
+                false => keep.fresh_for,
+            },
             stale_for: self.config.freshness.stale,
             target: keep.key.target().to_owned(),
             body: answer.body.clone(),
@@ -454,7 +491,8 @@ impl Mirror {
                 let has_next = answer.headers.iter().any(|(name, _)| name == "link");
                 let is_whole = path.is_none() && question.target.value("recursive").as_deref() == Some("true");
                 let is_first = question.target.value("cursor").is_none();
-                self.learn_tree(repo, commit, &files, is_whole && is_first && !has_next).await;
+                let second_hand = is_second_hand(&answer.headers);
+                self.learn_tree(repo, commit, &files, is_whole && is_first && !has_next, second_hand).await;
             }
             _ => {}
         }
@@ -558,7 +596,21 @@ fn next_query(link: &str, upstreams: &[&str]) -> Option<String> {
     url.split_once('?').map(|(_, query)| query.to_owned())
 }
 
+pub(super) fn is_second_hand(headers: &[(String, String)]) -> bool {
+    headers.iter().any(|(name, _)| name == SECOND_HAND)
+}
+
+/// Whether upstream says that what was asked about is not in the repo.
+fn is_missing(answer: &Answer) -> bool {
+    let code = answer.headers.iter().find(|(name, _)| name == "x-error-code").map(|(_, code)| code.as_str());
+    answer.status == 404 && matches!(code, Some("RevisionNotFound" | "EntryNotFound"))
+}
+
 fn etag_of(record: &Record) -> Option<&str> {
+    // What a fallback left out would be confirmed by the tag of what it was left out of.
+    if is_second_hand(&record.headers) {
+        return None;
+    }
     let of = |wanted: &str| record.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
     of(UPSTREAM_ETAG).or_else(|| of("etag"))
 }
@@ -571,7 +623,7 @@ fn age(record: &Record) -> Duration {
     crate::store::age(record.fetched_at)
 }
 
-fn is_fresh(record: &Record) -> bool {
+pub(super) fn is_fresh(record: &Record) -> bool {
     age(record) < record.fresh_for
 }
 
@@ -587,6 +639,12 @@ fn answer_of(record: &Record, from: &'static str) -> Answer {
 /// says why it cannot be cleaned.
 fn clean(reply: Reply, route: &Route) -> Result<Answer, String> {
     let text = |name: &str| reply.headers.get(name).and_then(|v| v.to_str().ok());
+    if reply.status == 307 {
+        // To a file, see `Asking`; nothing else of a redirect is for clients.
+        let place = text("location").ok_or("a redirect without a place")?;
+        let headers = vec![("location".to_owned(), place.to_owned())];
+        return Ok(Answer { status: 307, headers, body: Bytes::new(), from: "upstream" });
+    }
     let mut headers: Vec<(String, String)> = Vec::new();
     for name in HEADERS_KEPT {
         for value in reply.headers.get_all(name).iter().filter_map(|v| v.to_str().ok()) {

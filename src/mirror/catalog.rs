@@ -5,7 +5,7 @@ use super::{KEPT_PATIENCE, Mirror};
 use crate::access::Admission;
 use crate::config::Config;
 use crate::hub::{ApiTarget, Commit, FilePath, HubError, Oid, RepoId, Revision, TreeFile};
-use crate::source::{Asking, Located, Origin, SourceError, Token};
+use crate::source::{Asking, Located, Origin, SourceError, Token, deadline};
 use crate::store::{ListedFile, Listing, Store, git_blob_oid};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -32,6 +32,8 @@ pub struct FileInfo {
     pub path: FilePath,
     pub oid: Oid,
     pub size: u64,
+    /// Only a fallback has said so; see [`super::second_hand`].
+    pub second_hand: bool,
 }
 
 type Shared<T> = Arc<Mutex<T>>;
@@ -47,6 +49,8 @@ pub(super) struct Catalog {
     /// What the store has of refs, for a while.
     refs: moka::sync::Cache<(RepoId, Revision), (Commit, SystemTime)>,
     absent: moka::sync::Cache<(RepoId, Commit, FilePath), ()>,
+    /// Revisions that upstream does not know, as it told a caller: to whom it does not know it says something else.
+    unknown: moka::sync::Cache<(RepoId, Revision, [u8; 32]), HubError>,
     asking: moka::future::Cache<Asked, Located>,
     /// Commits of which a file had to be asked for.
     asked_of: moka::sync::Cache<(RepoId, Commit), ()>,
@@ -68,6 +72,7 @@ impl Catalog {
             listings: moka::sync::Cache::builder().weigher(weigh).max_capacity(LISTED_FILES_MAX).build(),
             refs: moka::sync::Cache::builder().max_capacity(REFS_MAX).time_to_live(REFS_FOR).build(),
             absent: moka::sync::Cache::builder().max_capacity(100_000).time_to_live(config.freshness.missing).build(),
+            unknown: moka::sync::Cache::builder().max_capacity(REFS_MAX).time_to_live(config.freshness.missing).build(),
             asking: moka::future::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(COALESCED_FOR).build(),
             asked_of: moka::sync::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(LISTED_EVERY).build(),
             listed: moka::future::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(LISTED_EVERY).build(),
@@ -144,22 +149,40 @@ impl Catalog {
         }
     }
 
-    /// Remembers files of a commit; `complete` when with these all are known. On the disk only if `keep`.
-    async fn learn_files(&self, repo: &RepoId, commit: Commit, files: &[TreeFile], complete: bool, keep: bool) {
+    /// Remembers files of a commit; `complete` when with these all are known, of which only the first upstream's word convinces.
+    /// On the disk only if `keep`.
+    async fn learn_files(
+        &self,
+        repo: &RepoId,
+        commit: Commit,
+        files: &[TreeFile],
+        complete: bool,
+        second_hand: bool,
+        keep: bool,
+    ) {
         let listing = self.listing(repo, commit).await;
         let (fresh, file_count): (Vec<(FilePath, ListedFile)>, _) = {
             let mut listing = listing.lock().unwrap_or_else(|e| e.into_inner());
+            if second_hand && listing.complete {
+                return;
+            }
             let mut fresh = Vec::new();
             for file in files {
-                let listed = ListedFile { oid: file.oid, size: file.size, lfs: file.lfs };
+                let listed = ListedFile { oid: file.oid, size: file.size, lfs: file.lfs, second_hand };
                 let key: Box<str> = file.path.as_str().into();
-                if listing.files.get(&key) != Some(&listed) {
+                let known = listing.files.get(&key);
+                // What the Hub has said of a commit stands.
+                if known != Some(&listed) && !(second_hand && known.is_some_and(|known| !known.second_hand)) {
                     listing.files.insert(key, listed.clone());
                     fresh.push((file.path.clone(), listed));
                 }
             }
+            let complete = complete && !second_hand;
             let completes = complete && !listing.complete;
             listing.complete |= complete;
+            if completes {
+                listing.files.retain(|_, file| !file.second_hand);
+            }
             if fresh.is_empty() && !completes {
                 return;
             }
@@ -275,6 +298,7 @@ impl Mirror {
         let kept = self.kept_revision(repo, revision).await;
         if let Some((commit, true)) = kept
             && let Known::File(file) = self.known(repo, commit, path).await
+            && !file.second_hand
         {
             return Ok(file);
         }
@@ -309,9 +333,10 @@ impl Mirror {
                 known = self.known(repo, commit, path).await;
             }
             match known {
-                Known::File(file) => return Ok(file),
+                // The Hub itself is asked as soon as it is back.
+                Known::File(file) if !file.second_hand || catalog.offline || self.origin.is_down() => return Ok(file),
                 Known::Absent => return Err(HubError::entry_not_found(Some(commit))),
-                Known::Unknown => {}
+                Known::File(_) | Known::Unknown => {}
             }
         }
         if catalog.offline {
@@ -323,20 +348,25 @@ impl Mirror {
             Some((commit, true)) => Revision::from(commit),
             _ => revision.clone(),
         };
+        let asked = (repo.clone(), at.clone(), Token::fingerprint(token));
+        if let Some(unknown) = catalog.unknown.get(&asked) {
+            return Err(unknown);
+        }
         let target = ApiTarget::resolve(repo, &at, path).upstream_path_and_query();
         let fallback = self.kept_file(repo, kept, path).await;
         let patience = if fallback.is_some() { KEPT_PATIENCE } else { Duration::MAX };
         let asking = self.origin.within(patience).of_repo(admission == Admission::Open);
         match catalog.ask(target, token, asking).await {
             Ok(found) => {
-                let file =
-                    FileInfo { repo: repo.clone(), commit: found.commit, path: path.clone(), oid: found.oid, size: found.size };
+                let second_hand = !found.authoritative;
+                let (commit, oid, size) = (found.commit, found.oid, found.size);
+                let file = FileInfo { repo: repo.clone(), commit, path: path.clone(), oid, size, second_hand };
                 if at == *revision {
                     self.learn_revision(repo, revision, found.commit).await;
                 }
                 let lfs = found.oid.is_sha256();
                 let learned = TreeFile { path: path.clone(), oid: found.oid, size: found.size, lfs };
-                self.learn_tree(repo, found.commit, &[learned], false).await;
+                self.learn_tree(repo, found.commit, &[learned], false, second_hand).await;
                 Ok(file)
             }
             Err(SourceError::Refused { code: Some(code), commit, .. }) if code == "EntryNotFound" => {
@@ -347,6 +377,10 @@ impl Mirror {
                     catalog.absent.insert((repo.clone(), commit, path.clone()), ());
                 }
                 Err(HubError::entry_not_found(commit))
+            }
+            Err(error @ SourceError::Refused { .. }) if error.to_hub().code == Some("RevisionNotFound") => {
+                catalog.unknown.insert(asked, error.to_hub());
+                Err(error.to_hub())
             }
             // What is kept serves as well when a portal would lead elsewhere.
             Err(error) if !matches!(error, SourceError::Refused { .. }) => {
@@ -375,7 +409,7 @@ impl Mirror {
             return false;
         }
         let listed = catalog.listed.get_with(key.clone(), self.list(repo, commit, token));
-        if tokio::time::timeout(KEPT_PATIENCE, listed).await.is_err() {
+        if tokio::time::timeout(deadline::time_left().min(KEPT_PATIENCE), listed).await.is_err() {
             // Upstream is slow with it: files are asked for one by one.
             catalog.listed.insert(key, ()).await;
         }
@@ -387,7 +421,8 @@ impl Mirror {
         let listing = listing.lock().unwrap_or_else(|e| e.into_inner());
         match listing.files.get(path.as_str()) {
             Some(listed) => {
-                Known::File(FileInfo { repo: repo.clone(), commit, path: path.clone(), oid: listed.oid, size: listed.size })
+                let (oid, size, second_hand) = (listed.oid, listed.size, listed.second_hand);
+                Known::File(FileInfo { repo: repo.clone(), commit, path: path.clone(), oid, size, second_hand })
             }
             None if listing.complete || self.catalog.absent.contains_key(&(repo.clone(), commit, path.clone())) => Known::Absent,
             None => Known::Unknown,
@@ -433,7 +468,7 @@ impl Mirror {
         }
     }
 
-    pub(super) async fn learn_tree(&self, repo: &RepoId, commit: Commit, files: &[TreeFile], complete: bool) {
-        self.catalog.learn_files(repo, commit, files, complete, self.may_cache(repo)).await;
+    pub(super) async fn learn_tree(&self, repo: &RepoId, commit: Commit, files: &[TreeFile], complete: bool, second_hand: bool) {
+        self.catalog.learn_files(repo, commit, files, complete, second_hand, self.may_cache(repo)).await;
     }
 }

@@ -8,7 +8,7 @@
 //! Where no answer was ever kept, as after an import, the listing of the commit's files stands in while upstream is down: see
 //! [`crate::store::Listing`].
 
-use super::answers::{Answer, Question, next_of};
+use super::answers::{Answer, Question, is_fresh, next_of};
 use super::catalog::pointer;
 use super::{Mirror, MirrorError, blocking};
 use crate::hub::{ApiTarget, Commit, FilePath, HubError, RepoId, Revision, Route};
@@ -42,7 +42,7 @@ impl Mirror {
         match &question.route {
             Route::Tree { repo, revision, .. } | Route::PathsInfo { repo, revision } => {
                 let commit = revision.as_commit()?;
-                let tree = self.whole_tree(repo, commit).await?;
+                let tree = self.whole_tree(repo, commit, true).await?;
                 self.listed(question, repo, revision, tree).await?.ok()
             }
             _ => None,
@@ -222,7 +222,7 @@ impl Mirror {
 
     /// The whole listing of a commit, from its pages or else from what is known of its files.
     async fn tree_anyhow(&self, repo: &RepoId, commit: Commit) -> Option<WholeTree> {
-        match self.whole_tree(repo, commit).await {
+        match self.whole_tree(repo, commit, false).await {
             Some(tree) => Some(tree),
             None => {
                 let files = self.files_listed(repo, commit).await?;
@@ -254,8 +254,8 @@ impl Mirror {
         }
     }
 
-    /// The whole listing of a commit, if each of its pages is kept.
-    async fn whole_tree(&self, repo: &RepoId, commit: Commit) -> Option<WholeTree> {
+    /// The whole listing of a commit, if each of its pages is kept. A fallback's may lack something, so it is not `fresh` for long.
+    async fn whole_tree(&self, repo: &RepoId, commit: Commit, fresh: bool) -> Option<WholeTree> {
         let revision = Revision::from(commit);
         let route = Route::Tree { repo: repo.clone(), revision: revision.clone(), path: None };
         let name = format!("tree-{}", revision.as_str());
@@ -263,7 +263,8 @@ impl Mirror {
         let mut pages: Vec<Record> = Vec::new();
         let mut len = 0;
         while let Some(asked) = target {
-            let page = self.kept_answer(&RecordKey::of_repo(repo, &name, &asked)).await?;
+            let page =
+                self.kept_answer(&RecordKey::of_repo(repo, &name, &asked)).await.filter(|page| !fresh || is_fresh(page))?;
             len += page.body.len().max(1);
             // Also when a page leads back to one before.
             if len > LISTING_LEN_MAX || pages.iter().any(|known| known.target == asked) {

@@ -67,7 +67,8 @@ impl SourceError {
         match self {
             SourceError::Unreachable { .. } => HubError::upstream_unavailable(&self.to_string(), 10),
             SourceError::Timeout { .. } => HubError::upstream_timeout(&self.to_string()),
-            SourceError::Broken { .. } | SourceError::Forbidden { .. } => HubError::upstream_broken(&self.to_string()),
+            SourceError::Broken { .. } => HubError::upstream_broken(&self.to_string()),
+            SourceError::Forbidden { .. } => HubError::upstream_forbidden(&self.to_string()),
             SourceError::Busy { status: 429, retry_after, .. } => HubError::too_many_requests(whole_seconds(*retry_after)),
             SourceError::Busy { retry_after, .. } => {
                 HubError::upstream_unavailable(&self.to_string(), whole_seconds(*retry_after))

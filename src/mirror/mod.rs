@@ -18,10 +18,11 @@ mod names;
 mod promises;
 mod reader;
 mod rules;
+mod second_hand;
 mod sources;
 mod through;
 
-pub use answers::{Answer, Question, UPSTREAM_ETAG};
+pub use answers::{Answer, HEADERS_OWN, Question};
 pub use catalog::FileInfo;
 pub use error::MirrorError;
 pub(crate) use error::refused;
@@ -32,12 +33,13 @@ pub use reader::Reader;
 use crate::access::{Access, Admission};
 use crate::config::{Config, WhenClientLeaves};
 use crate::hub::{Commit, Oid, RepoId};
-use crate::source::{Origin, SourceError, Token};
+use crate::source::{Origin, SourceError, Token, deadline};
 use crate::store::{Blocks, Loan, Store, StoreError};
 use catalog::Catalog;
 use fill::Fill;
 use limits::{Disk, Limits, Turns};
 use promises::Promises;
+use second_hand::{Claim, Voucher};
 use sources::Sources;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -84,6 +86,7 @@ pub struct Mirror {
     /// Targets of pages that an answer's `Link` has led to.
     led_to: moka::sync::Cache<String, ()>,
     searches: answers::Searches,
+    missing: answers::Missing,
     limits: Arc<Limits>,
     /// Exactly one fill per live object, or two would fetch the same block.
     fills: Mutex<HashMap<Oid, Weak<Fill>>>,
@@ -122,6 +125,7 @@ impl Mirror {
             answers: answers::coalesced(),
             led_to: answers::led_to(),
             searches: answers::searches(),
+            missing: answers::missing(config.freshness.missing),
             config: config.clone(),
             store,
             origin,
@@ -163,11 +167,16 @@ impl Mirror {
             };
             return self.read_through(file, token, admission, error);
         }
+        let voucher = match self.claim(file, token, admission, &fill).await? {
+            Claim::Proven => None,
+            Claim::Own => Some(Voucher::new(self.clone(), file.clone(), fill.clone())),
+            Claim::Doubtful => return self.read_uncached(file, token, admission),
+        };
         if !self.config.upstream.offline {
             fill.sources.add(file, token, admission);
         }
         self.link(file);
-        Ok(Reader::new(fill))
+        Ok(Reader::new(fill, voucher))
     }
 
     /// Reads past the disk, which cannot hold the object.
@@ -260,7 +269,7 @@ impl Mirror {
             // Thrown out of the warm ones already, under very many others: the next try opens it again.
             opened.map_err(|error| (*error).clone())?.upgrade().ok_or(MirrorError::Unverified { oid })
         });
-        match tokio::time::timeout(OPEN_PATIENCE, opened).await {
+        match tokio::time::timeout(deadline::at_most(OPEN_PATIENCE), opened).await {
             Ok(opened) => opened?,
             Err(_) => Err(MirrorError::Unverified { oid }),
         }

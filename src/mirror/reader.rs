@@ -3,10 +3,11 @@
 use super::error::MirrorError;
 use super::fill::Fill;
 use super::flights::Found;
+use super::second_hand::Voucher;
 use super::through::Through;
 use crate::alarms::{Alarm, raise};
 use crate::metrics::metrics;
-use crate::source::SourceError;
+use crate::source::{SourceError, deadline};
 use crate::store::StoreError;
 use bytes::Bytes;
 use std::ops::Range;
@@ -35,6 +36,7 @@ pub struct Reader {
     span: Range<u64>,
     /// What [`Reader::prepare`] read ahead.
     ready: Option<Bytes>,
+    _voucher: Option<Voucher>,
 }
 
 enum Way {
@@ -58,12 +60,14 @@ struct Kept {
 }
 
 impl Reader {
-    pub(super) fn new(fill: Arc<Fill>) -> Reader {
+    /// The voucher is told when the reader ends.
+    pub(super) fn new(fill: Arc<Fill>, voucher: Option<Voucher>) -> Reader {
         let span = 0..fill.object.size();
         Reader {
             way: Way::Kept(Kept { fill, ticket: None, began: 0, last_block: None, awaits_verdict_since: None, copies: false }),
             span,
             ready: None,
+            _voucher: voucher,
         }
     }
 
@@ -77,7 +81,7 @@ impl Reader {
 
     pub(super) fn through(through: Through) -> Reader {
         let span = 0..through.size();
-        Reader { way: Way::Through(Box::new(through)), span, ready: None }
+        Reader { way: Way::Through(Box::new(through)), span, ready: None, _voucher: None }
     }
 
     /// The length of the whole object.
@@ -106,7 +110,7 @@ impl Reader {
     pub async fn prepare(&mut self, span: Range<u64>) -> Result<(), MirrorError> {
         self.seek(span);
         if self.ready.is_none() {
-            match timeout(HEAD_WAIT_MAX, self.read()).await {
+            match timeout(deadline::at_most(HEAD_WAIT_MAX), self.read()).await {
                 Ok(outcome) => self.ready = outcome?,
                 // Of an empty object the head is all there is.
                 Err(_) if self.span.is_empty() => {
@@ -399,6 +403,7 @@ mod tests {
             path: FilePath::parse("w.bin").unwrap(),
             oid,
             size,
+            second_hand: false,
         }
     }
 

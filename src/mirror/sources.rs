@@ -100,6 +100,14 @@ impl Sources {
         files.iter().for_each(|file| self.doubts.about(file));
     }
 
+    /// Whether this file is the only one that has been asked for the bytes, or will be.
+    pub(super) fn is_only(&self, file: &FileInfo) -> bool {
+        let places = self.places();
+        let is_it =
+            |place: &Place| (&place.file.repo, place.file.commit, &place.file.path) == (&file.repo, file.commit, &file.path);
+        !places.is_empty() && places.iter().all(is_it)
+    }
+
     /// Whether there is nowhere to ask.
     pub(super) fn is_empty(&self) -> bool {
         self.places().is_empty()

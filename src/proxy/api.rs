@@ -2,8 +2,8 @@
 
 use super::{HubProxy, Refusal, respond};
 use crate::hub::{ApiTarget, HubError, Route, if_none_match, rewrite};
-use crate::mirror::{Question, UPSTREAM_ETAG};
-use crate::source::Token;
+use crate::mirror::{HEADERS_OWN, Question};
+use crate::source::{Token, deadline};
 use bytes::{Bytes, BytesMut};
 use http::{Method, header};
 use pingora_core::{Error, ErrorType};
@@ -33,13 +33,18 @@ impl HubProxy {
         };
         let reads = method != Method::POST;
         let question = Question { route, method, target, token, form };
-        let answer = self.mirror.answer(&question).await.map_err(HubError::into_refusal)?;
+        // A body may take its time to come, which is not taken from the answer's.
+        let answer = match reads {
+            true => self.mirror.answer(&question).await,
+            false => deadline::within(self.mirror.config.upstream.question_timeout, self.mirror.answer(&question)).await,
+        };
+        let answer = answer.map_err(HubError::into_refusal)?;
         let base = respond::base(session, &self.public_url);
         let upstream = self.mirror.origin.base();
         let bases = [upstream.as_str(), "https://huggingface.co"];
         let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len() + 4))?;
         for (name, value) in &answer.headers {
-            if name == UPSTREAM_ETAG {
+            if HEADERS_OWN.contains(&name.as_str()) {
                 continue;
             }
             if name != "link" {

@@ -135,19 +135,26 @@ fn part(request: &RequestHeader) -> Part {
     }
 }
 
-/// Says upstream's trouble so that this client tries again. Of a GET of a file, huggingface_hub 0.31 to 0.34 and from 1.0 on
-/// retries a 429 (waiting as long as it is told) and gives up at once on a 5xx; 0.35 and 0.36 do the opposite, and others are
-/// told the truth. Trouble that will not pass, such as being offline, is told to all as it is.
-pub(super) fn told_to(mut error: HubError, user_agent: Option<&str>) -> HubError {
+/// Says trouble so that this client tries again. Of a GET of a file, huggingface_hub 0.31 to 0.34 and from 1.0 on retries a 429
+/// (waiting as long as it is told) and gives up at once on a 5xx; 0.35 and 0.36 do the opposite, of a HEAD too. Others are told
+/// the truth. A HEAD is never turned into a 429: on a 5xx, those who have a copy use it at once. Trouble that will not pass,
+/// such as being offline, is told to all as it is.
+pub(super) fn told_to(mut error: HubError, method: &Method, user_agent: Option<&str>) -> HubError {
+    let Some(version) = user_agent.and_then(hub_version) else { return error };
+    let is_5xx_retried = ((0, 35)..(1, 0)).contains(&version);
+    let is_429_retried = (0, 31) <= version && !is_5xx_retried && *method == Method::GET;
     let passes = match error.status {
         502 | 504 => true,
         503 => error.retry_after.is_some(),
         _ => false,
     };
-    if passes && user_agent.and_then(hub_version).is_some_and(|version| version >= (1, 0) || (31..=34).contains(&version.1)) {
-        error.status = 429;
-        error.retry_after = Some(error.retry_after.unwrap_or(RETRY_AFTER));
-    }
+    let status = match error.status {
+        429 if is_5xx_retried => 503,
+        _ if passes && is_429_retried => 429,
+        _ => return error,
+    };
+    error.status = status;
+    error.retry_after = Some(error.retry_after.unwrap_or(RETRY_AFTER));
     error
 }
 
@@ -166,7 +173,7 @@ mod tests {
     fn trouble_is_told_in_the_word_that_a_client_retries() {
         #[track_caller]
         fn check(error: HubError, user_agent: &str, status: u16, retry_after: Option<u64>) {
-            let told = told_to(error, Some(user_agent));
+            let told = told_to(error, &Method::GET, Some(user_agent));
             assert_eq!((told.status, told.retry_after), (status, retry_after), "{user_agent}");
         }
         let down = || HubError::upstream_unavailable("x", 10);
@@ -182,6 +189,16 @@ mod tests {
             check(HubError::offline(), &format!("hf_hub/{version}"), 503, None);
             check(HubError::entry_not_found(None), &format!("hf_hub/{version}"), 404, None);
             check(HubError::internal("x"), &format!("hf_hub/{version}"), 500, None);
+        }
+        for version in ["0.35.3", "0.36.2"] {
+            check(HubError::too_many_requests(7), &format!("hf_hub/{version}"), 503, Some(7));
+            check(HubError::limited("limits.requests", 3, 5), &format!("hf_hub/{version}"), 503, Some(5));
+        }
+        for (version, status) in [("0.30.2", 429), ("0.34.6", 429), ("0.36.2", 503), ("1.0.1", 429), ("1.33.0", 429)] {
+            let told = told_to(HubError::too_many_requests(7), &Method::HEAD, Some(&format!("hf_hub/{version}")));
+            assert_eq!((told.status, told.retry_after), (status, Some(7)), "{version}");
+            let told = told_to(down(), &Method::HEAD, Some(&format!("hf_hub/{version}")));
+            assert_eq!(told.status, 503, "{version}");
         }
         for other in ["curl/8.5", "hf_hub/", "hf_hub/x.y", ""] {
             check(down(), other, 503, Some(10));

@@ -24,7 +24,7 @@ use crate::hub::{ApiTarget, FilePath, HubError, Oid, Own, RangeAsk, RepoId, Revi
 use crate::limits::{Client, Limits, Ticket};
 use crate::metrics::{Answered, metrics};
 use crate::mirror::{FileInfo, Mirror, MirrorError, Reader};
-use crate::source::{SourceError, Token};
+use crate::source::{SourceError, Token, deadline};
 use async_trait::async_trait;
 use bytes::Bytes;
 use connection::Connection;
@@ -135,6 +135,9 @@ impl HubProxy {
         }
         if matches!(route, Route::Write | Route::GitPush { .. }) {
             self.may_write()?;
+            if let Some(repo) = Route::written_repo(&raw_target) {
+                self.mirror.known_name(&repo).await.map_err(HubError::into_refusal)?;
+            }
         }
         if !matches!(route, Route::Own(_) | Route::Preflight | Route::Telemetry | Route::Unknown) {
             ctx.ticket = Some(self.enter(ctx.client).await?);
@@ -399,14 +402,15 @@ impl ProxyHttp for HubProxy {
             // Nobody will read it, and what is unread would be taken for the next request.
             session.set_keepalive(None);
         }
-        match self.answer(session, ctx).await {
+        // Clients give up on a head after 10 s, so all that is asked for it together has one time to end.
+        let time = self.mirror.config.upstream.question_timeout;
+        match deadline::within(time, self.answer(session, ctx)).await {
             Ok(Some(())) => Ok(true),
             Ok(None) => self.answer_at_once(session, ctx).await,
             Err(Refusal::Hub(error)) => {
                 let request = session.req_header();
-                let is_file = matches!(ctx.label, "resolve" | "raw") && request.method == Method::GET;
-                let error = match is_file {
-                    true => file::told_to(*error, head_text(request, header::USER_AGENT)),
+                let error = match matches!(ctx.label, "resolve" | "raw") {
+                    true => file::told_to(*error, &request.method, head_text(request, header::USER_AGENT)),
                     false => *error,
                 };
                 Box::pin(respond::refuse(session, &error, ctx.label)).await?;

@@ -20,17 +20,18 @@
 
 use super::body::Patience;
 use super::origin::{Located, Origin, Question, REDIRECTS_MAX, Reply, Upstream, subject};
-use super::{SourceError, Token, Url};
-use crate::hub::{Commit, Oid, Route, is_hubs_no, rewrite};
+use super::{SourceError, Token, Url, deadline};
+use crate::hub::{ApiTarget, Commit, Oid, Route, is_hubs_no, rewrite};
 use bytes::Bytes;
+use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, Method};
 use std::time::{Duration, Instant};
 
 /// Between tries of a question of the last upstream there is; together well below the 10 s after which clients give up on
 /// a HEAD. Where there is another one to ask, only the first wait is worth it.
 const RETRY_WAITS: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
-/// An answer that has begun may go on past the deadline, as listings of large repos on a thin line do, while it keeps coming.
-/// A pause may take so long (and never longer than a question), the whole so long.
+/// How long an answer that may go on past the deadline ([`Asking::to_its_end`]) may pause (and never longer than a question),
+/// and how long the whole may take.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 /// A registry's layers lie on the CDN, as files do, even where they are a few words.
@@ -48,6 +49,7 @@ pub struct Asking<'a> {
     of_fallbacks: bool,
     deciding: bool,
     urgent: bool,
+    to_its_end: bool,
     unless: Option<&'a str>,
 }
 
@@ -62,6 +64,7 @@ impl<'a> Asking<'a> {
             of_fallbacks: false,
             deciding: false,
             urgent: false,
+            to_its_end: false,
             unless: None,
         }
     }
@@ -118,6 +121,14 @@ impl<'a> Asking<'a> {
         Asking { urgent: true, ..self }
     }
 
+    /// Lets an answer that has begun go on past the deadline while it keeps coming, as listings of large repos on a thin line
+    /// do. For answers that are passed on: who asks the API waits, who asks for a head does not. Without effect on who has less
+    /// patience ([`Asking::within`]).
+    #[must_use]
+    pub fn to_its_end(self) -> Asking<'a> {
+        Asking { to_its_end: true, ..self }
+    }
+
     /// See [`Origin::locate`].
     pub async fn locate(self, target: &str, token: Option<&Token>) -> Result<Located, SourceError> {
         let mut spare = None;
@@ -170,8 +181,13 @@ impl<'a> Asking<'a> {
         once: impl Fn(&'a Upstream, Instant) -> F,
         mut accept: impl FnMut(T) -> Result<T, SourceError>,
     ) -> Result<T, SourceError> {
-        let end = Instant::now() + self.timeout;
         let candidates: Vec<&Upstream> = self.origin.upstreams.iter().filter(|u| u.trusted || may_be_untrusted).collect();
+        let time_left = deadline::time_left();
+        if time_left.is_zero() {
+            let cause = "other questions of this request took all the time".to_owned();
+            return Err(SourceError::Timeout { host: self.origin.upstreams[0].base.authority(), cause });
+        }
+        let end = Instant::now() + self.timeout.min(time_left);
         let mut first_error = None;
         for (index, upstream) in candidates.iter().enumerate() {
             let is_up = |upstream: &&&Upstream| !self.origin.client.hosts.is_down(&upstream.base);
@@ -254,7 +270,8 @@ impl<'a> Asking<'a> {
                 SourceError::Broken { host: host.clone(), cause: cause.to_owned() }
             };
             if (300..400).contains(&body.status) {
-                let next = text("location").and_then(|v| url.join(v)).ok_or_else(|| wrong("a redirect without a place"))?;
+                let next = text("location").and_then(|v| self.origin.next_hop(upstream, &url, v));
+                let next = next.ok_or_else(|| wrong("a redirect without a place"))?;
                 self.check_hop(upstream, &url, &next)?;
                 body.release().await;
                 if let (Some(commit), Some(oid), Some(size)) = (commit, linked.0, linked.1) {
@@ -326,9 +343,9 @@ impl<'a> Asking<'a> {
     /// How long the rest of an answer may take: a caller with something else to give has no more time than it said.
     fn patience(&self, deadline: Instant) -> Patience {
         let own = self.origin.question_timeout;
-        match self.timeout < own {
-            true => Patience { pause: self.timeout, end: deadline },
-            false => Patience { pause: PAUSE_MAX.min(own), end: deadline + ANSWER_TIME_MAX },
+        match self.to_its_end && self.timeout >= own {
+            true => Patience { pause: PAUSE_MAX.min(own), end: deadline + ANSWER_TIME_MAX },
+            false => Patience { pause: self.timeout, end: deadline },
         }
     }
 
@@ -355,19 +372,34 @@ impl<'a> Asking<'a> {
         let mut url = upstream.base.with_target(target);
         for _ in 0..REDIRECTS_MAX {
             let mut body = self.origin.send(method, &url, token, None, form.clone(), "api", question, self.unless).await?;
+            let reply = |status: u16, headers: HeaderMap, body: Bytes| {
+                let second_hand = !std::ptr::eq(upstream, &self.origin.upstreams[0]);
+                let (target, authoritative) = (url.target.clone(), upstream.trusted);
+                Reply { status, headers, body, target, authoritative, second_hand }
+            };
             if matches!(body.status, 301 | 302 | 303 | 307 | 308) {
-                let next = body.headers.get("location").and_then(|v| v.to_str().ok()).and_then(|v| url.join(v));
-                if let Some(next) = next.filter(|next| next.host == upstream.base.host || target.starts_with(REGISTRY)) {
-                    self.check_hop(upstream, &url, &next)?;
-                    body.release().await;
-                    url = next;
-                    continue;
+                let wrong = |cause: &str| SourceError::Broken { host: url.authority(), cause: cause.to_owned() };
+                let location = body.headers.get("location").and_then(|v| v.to_str().ok());
+                let next = location.and_then(|v| self.origin.next_hop(upstream, &url, v));
+                let next = next.ok_or_else(|| wrong("a redirect without a place"))?;
+                let is_registry = target.starts_with(REGISTRY);
+                if next.host != upstream.base.host && !is_registry {
+                    // Where it leads may be for those alone who may ask, and is often signed: nobody is told.
+                    return Err(wrong("a question of the API is redirected to another host"));
                 }
+                if let Some(place) = file_at(&next).filter(|_| !is_registry) {
+                    body.release().await;
+                    let mut headers = HeaderMap::new();
+                    headers.insert(LOCATION, HeaderValue::from_str(&place).map_err(|_| wrong("a redirect to no place"))?);
+                    return Ok(reply(307, headers, Bytes::new()));
+                }
+                self.check_hop(upstream, &url, &next)?;
+                body.release().await;
+                url = next;
+                continue;
             }
             let whole = body.read_whole(self.patience(deadline)).await?;
-            let headers = std::mem::take(&mut body.headers);
-            let reply =
-                Reply { status: body.status, headers, body: whole, target: url.target.clone(), authoritative: upstream.trusted };
+            let reply = reply(body.status, std::mem::take(&mut body.headers), whole);
             body.release().await;
             return Ok(reply);
         }
@@ -400,6 +432,13 @@ async fn patiently<T, F: Future<Output = Result<T, SourceError>>>(
 /// A repo that was closed to all a moment ago looks as if the token were wrong; so it is asked without, too.
 fn is_about_tokens(status: u16) -> bool {
     matches!(status, 401 | 403)
+}
+
+/// The path of a file, where an address of the API leads to one. Who asked is sent there: files are judged, kept and given in
+/// ranges by their own way.
+fn file_at(url: &Url) -> Option<String> {
+    let route = Route::parse(&Method::GET, &url.target).ok()?;
+    matches!(route, Route::Resolve { .. }).then(|| ApiTarget::new(&route, &url.target).path().to_owned())
 }
 
 /// Makes a fallback's answer look as if the first upstream had given it, for those who know only that one: the next page is

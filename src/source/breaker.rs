@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 /// Quick failures in a row (refused, name unknown, no TLS, silence of a few seconds) before the host counts as down.
 /// A refusal costs nobody any time and a restarting server refuses for a moment, so one is not yet news.
 const QUICK_FAILURES_MAX: u32 = 3;
+/// Different questions given up early, with nothing heard in between, before the host counts as down.
+const GIVEN_UP_MAX: usize = 3;
 /// Different repos, or different questions of one repo, that must be answered with 5xx in a row. A file or repo that is
 /// broken on the Hub, asked again and again, stays its own trouble.
 const FAILING_MAX: usize = 3;
@@ -32,6 +34,9 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 pub(super) enum Failure {
     /// Without costing much time.
     Quick,
+    /// Silence for less than a question may take: the caller had something else to give. It may be this one question that is
+    /// slow, so only different ones together speak of the host.
+    Impatient,
     /// Silence for the whole time that a question may take: once is enough, the next one would wait as long.
     Silent,
 }
@@ -75,6 +80,8 @@ pub(super) enum Change {
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     quick_failures: u32,
+    /// Questions that were given up early since the host last said anything; each once.
+    given_up: Vec<u64>,
     /// The last time the host said anything.
     heard_at: Option<Instant>,
     unreachable: Option<Open>,
@@ -137,13 +144,15 @@ impl Breaker {
 
     /// Whether there is nothing to remember.
     pub(super) fn is_closed(&self) -> bool {
-        self.unreachable.is_none() && self.failing.is_none() && self.quick_failures == 0 && self.streak.is_empty()
+        let is_quiet = self.quick_failures == 0 && self.given_up.is_empty() && self.streak.is_empty();
+        self.unreachable.is_none() && self.failing.is_none() && is_quiet
     }
 
     /// An answer came, whatever it says; `fails` when it is a 5xx to a question.
     pub(super) fn answered(&mut self, subject: Option<Subject>, fails: bool, probe: bool, now: Instant) -> Option<Change> {
         self.heard_at = Some(now);
         self.quick_failures = 0;
+        self.given_up.clear();
         let back = self.unreachable.take().and_then(|open| open.close(now));
         let Some(subject) = subject else { return back };
         if !fails {
@@ -173,7 +182,14 @@ impl Breaker {
     }
 
     /// Nothing came back for a request sent at `asked_at`.
-    pub(super) fn failed(&mut self, failure: Failure, probe: bool, asked_at: Instant, now: Instant) -> Option<Change> {
+    pub(super) fn failed(
+        &mut self,
+        subject: Option<Subject>,
+        failure: Failure,
+        probe: bool,
+        asked_at: Instant,
+        now: Instant,
+    ) -> Option<Change> {
         if let Some(open) = &mut self.unreachable {
             if probe {
                 open.probe_failed(now);
@@ -188,10 +204,23 @@ impl Breaker {
         if self.heard_at.is_some_and(|heard| heard > asked_at) {
             return None;
         }
-        self.quick_failures += 1;
-        if failure == Failure::Quick && self.quick_failures < QUICK_FAILURES_MAX {
+        let is_enough = match (failure, subject) {
+            (Failure::Silent, _) => true,
+            (Failure::Impatient, Some(Subject { question, .. })) => {
+                if !self.given_up.contains(&question) {
+                    self.given_up.push(question);
+                }
+                self.given_up.len() >= GIVEN_UP_MAX
+            }
+            (Failure::Quick | Failure::Impatient, _) => {
+                self.quick_failures += 1;
+                self.quick_failures >= QUICK_FAILURES_MAX
+            }
+        };
+        if !is_enough {
             return None;
         }
+        self.given_up.clear();
         self.unreachable = Some(Open { told: true, ..Open::new(now) });
         Some(Change::Down(Reason::Unreachable))
     }
@@ -236,16 +265,16 @@ mod tests {
         let mut breaker = Breaker::default();
         assert_eq!(breaker.admit(Some(A), start), Verdict::Pass);
         let now = start + 8 * SECOND;
-        assert_eq!(breaker.failed(Failure::Silent, false, start, now), Some(Change::Down(Reason::Unreachable)));
+        assert_eq!(breaker.failed(None, Failure::Silent, false, start, now), Some(Change::Down(Reason::Unreachable)));
         assert!(is_refused(breaker.admit(Some(B), now)), "questions");
         assert!(is_refused(breaker.admit(None, now)), "and bytes");
         // Others that had been asked before it opened fail too; that changes nothing.
-        assert_eq!(breaker.failed(Failure::Silent, false, start, now + SECOND / 4), None);
+        assert_eq!(breaker.failed(None, Failure::Silent, false, start, now + SECOND / 4), None);
 
         let now = now + WAIT_MIN;
         assert_eq!(breaker.admit(Some(B), now), Verdict::Probe);
         assert!(is_refused(breaker.admit(Some(B), now)), "one probe");
-        assert_eq!(breaker.failed(Failure::Silent, true, now, now), None);
+        assert_eq!(breaker.failed(None, Failure::Silent, true, now, now), None);
         assert!(is_refused(breaker.admit(Some(B), now + WAIT_MIN)), "the wait has doubled");
         assert_eq!(breaker.admit(Some(B), now + 2 * WAIT_MIN), Verdict::Probe);
         breaker.abandoned();
@@ -261,11 +290,11 @@ mod tests {
     fn the_wait_grows_to_its_bound() {
         let mut now = Instant::now();
         let mut breaker = Breaker::default();
-        breaker.failed(Failure::Silent, false, now, now);
+        breaker.failed(None, Failure::Silent, false, now, now);
         for _ in 0..20 {
             now += WAIT_MAX;
             assert_eq!(breaker.admit(None, now), Verdict::Probe);
-            breaker.failed(Failure::Quick, true, now, now);
+            breaker.failed(None, Failure::Quick, true, now, now);
         }
         assert!(is_refused(breaker.admit(None, now + WAIT_MAX - SECOND)));
         assert_eq!(breaker.admit(None, now + WAIT_MAX), Verdict::Probe);
@@ -276,13 +305,16 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::default();
         for _ in 0..QUICK_FAILURES_MAX - 1 {
-            assert_eq!(breaker.failed(Failure::Quick, false, now, now), None);
+            assert_eq!(breaker.failed(None, Failure::Quick, false, now, now), None);
         }
         breaker.answered(None, false, false, now);
         for _ in 0..QUICK_FAILURES_MAX - 1 {
-            assert_eq!(breaker.failed(Failure::Quick, false, now + SECOND, now + SECOND), None, "in a row");
+            assert_eq!(breaker.failed(None, Failure::Quick, false, now + SECOND, now + SECOND), None, "in a row");
         }
-        assert_eq!(breaker.failed(Failure::Quick, false, now + SECOND, now + SECOND), Some(Change::Down(Reason::Unreachable)));
+        assert_eq!(
+            breaker.failed(None, Failure::Quick, false, now + SECOND, now + SECOND),
+            Some(Change::Down(Reason::Unreachable))
+        );
     }
 
     #[test]
@@ -290,8 +322,24 @@ mod tests {
         let start = Instant::now();
         let mut breaker = Breaker::default();
         breaker.answered(Some(B), false, false, start + SECOND);
-        assert_eq!(breaker.failed(Failure::Silent, false, start, start + 8 * SECOND), None);
+        assert_eq!(breaker.failed(None, Failure::Silent, false, start, start + 8 * SECOND), None);
         assert_eq!(breaker.admit(Some(A), start + 8 * SECOND), Verdict::Pass);
+    }
+
+    #[test]
+    fn a_question_given_up_early_again_and_again_is_its_own_trouble() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        for _ in 0..20 {
+            assert_eq!(breaker.failed(Some(A), Failure::Impatient, false, start, start + 3 * SECOND), None);
+        }
+        assert_eq!(breaker.failed(Some(B), Failure::Impatient, false, start, start + 3 * SECOND), None);
+        breaker.answered(None, false, false, start + 4 * SECOND);
+        let (asked_at, now) = (start + 5 * SECOND, start + 8 * SECOND);
+        assert_eq!(breaker.failed(Some(A), Failure::Impatient, false, asked_at, now), None, "anew");
+        assert_eq!(breaker.failed(Some(B), Failure::Impatient, false, asked_at, now), None);
+        let down = Some(Change::Down(Reason::Unreachable));
+        assert_eq!(breaker.failed(Some(C), Failure::Impatient, false, asked_at, now), down, "three different ones");
     }
 
     #[test]

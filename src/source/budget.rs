@@ -74,6 +74,8 @@ pub(super) struct Budget {
     limit: f64,
     /// Whether upstream's own limit may raise ours.
     follows: bool,
+    /// Whether what upstream says in its answers is about this budget.
+    learns: bool,
     tokens: f64,
     /// Tokens per second.
     rate: f64,
@@ -84,12 +86,14 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// `limit` requests per window, 0 for no limit. With `follows`, it is a guess that upstream's word replaces.
-    pub(super) fn new(limit: u64, follows: bool, now: Instant) -> Budget {
+    /// `limit` requests per window, 0 for no limit. With `follows`, it is a guess that upstream's word replaces; without
+    /// `learns`, nothing that upstream says changes it.
+    pub(super) fn new(limit: u64, follows: bool, learns: bool, now: Instant) -> Budget {
         let mut budget = Budget {
             own_limit: (limit > 0).then_some(limit as f64),
             limit: limit as f64,
             follows,
+            learns,
             tokens: 0.0,
             rate: 0.0,
             counted_at: now,
@@ -137,6 +141,9 @@ impl Budget {
 
     /// Takes in what an answer says.
     pub(super) fn learn(&mut self, account: &Account, now: Instant) {
+        if !self.learns {
+            return;
+        }
         if let Some(hold) = account.hold {
             let until = now + hold.min(HOLD_MAX);
             self.held_until = Some(self.held_until.map_or(until, |held| held.max(until)));
@@ -235,7 +242,7 @@ mod tests {
     #[test]
     fn no_window_sees_more_than_the_limit_while_upstream_is_silent() {
         let start = Instant::now();
-        let mut budget = Budget::new(450, false, start);
+        let mut budget = Budget::new(450, false, true, start);
         let sent = spend(&mut budget, start, 300, 50);
         // The last two of them have a leave to be sent some seconds later.
         assert!((400..=452).contains(&sent), "{sent}");
@@ -246,7 +253,7 @@ mod tests {
     #[test]
     fn a_short_wait_is_waited_and_a_long_one_told() {
         let start = Instant::now();
-        let mut budget = Budget::new(600, false, start);
+        let mut budget = Budget::new(600, false, true, start);
         for _ in 0..300 {
             assert_eq!(budget.take(start), Ok(Duration::ZERO));
         }
@@ -260,7 +267,7 @@ mod tests {
     #[test]
     fn what_upstream_says_counts() {
         let start = Instant::now();
-        let mut budget = Budget::new(450, false, start);
+        let mut budget = Budget::new(450, false, true, start);
         // Fresh window: 500 of 500 are left, 50 of them for others, a quarter of 450 is spread.
         budget.learn(&account(Some(500), Some((500, 300)), None), start);
         let free = (0..500).filter(|_| budget.take(start) == Ok(Duration::ZERO)).count();
@@ -281,10 +288,10 @@ mod tests {
         let now = Instant::now();
         let policy = account(Some(12_000), Some((12_000, 300)), None);
         let free = |budget: &mut Budget| (0..20_000).filter(|_| budget.take(now) == Ok(Duration::ZERO)).count();
-        let mut ours = Budget::new(2700, false, now);
+        let mut ours = Budget::new(2700, false, true, now);
         ours.learn(&policy, now);
         assert_eq!(free(&mut ours), 2025);
-        let mut guess = Budget::new(2700, true, now);
+        let mut guess = Budget::new(2700, true, true, now);
         guess.learn(&policy, now);
         assert_eq!(free(&mut guess), 8100);
     }
@@ -293,7 +300,7 @@ mod tests {
     fn silence_is_kept_when_asked_for_even_without_a_limit() {
         let now = Instant::now();
         for limit in [0, 450] {
-            let mut budget = Budget::new(limit, false, now);
+            let mut budget = Budget::new(limit, false, true, now);
             assert_eq!(budget.take(now), Ok(Duration::ZERO));
             budget.learn(&account(None, None, Some(30)), now);
             budget.learn(&account(None, None, Some(10)), now);
@@ -307,7 +314,7 @@ mod tests {
     #[test]
     fn what_does_not_wait_is_paid_for_by_what_does() {
         let now = Instant::now();
-        let mut budget = Budget::new(600, false, now);
+        let mut budget = Budget::new(600, false, true, now);
         while budget.take(now) == Ok(Duration::ZERO) {}
         let before = budget.tokens;
         assert_eq!(budget.take_now(now), Ok(Duration::ZERO));
@@ -320,7 +327,7 @@ mod tests {
     #[test]
     fn no_limit_is_no_limit() {
         let now = Instant::now();
-        let mut budget = Budget::new(0, false, now);
+        let mut budget = Budget::new(0, false, true, now);
         budget.learn(&account(Some(500), Some((0, 300)), None), now);
         assert!((0..100_000).all(|_| budget.take(now) == Ok(Duration::ZERO)));
     }
@@ -328,7 +335,7 @@ mod tests {
     #[test]
     fn nonsense_does_not_break_it() {
         let now = Instant::now();
-        let mut budget = Budget::new(1, true, now);
+        let mut budget = Budget::new(1, true, true, now);
         for (limit, left) in [(0, (0, 0)), (u64::MAX, (u64::MAX, u64::MAX)), (1, (u64::MAX, 0)), (u64::MAX, (0, 0))] {
             budget.learn(&account(Some(limit), Some(left), None), now);
             let _ = budget.take(now);

@@ -22,6 +22,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
@@ -30,8 +31,8 @@ use tokio::time::timeout_at;
 const IDLE_CONNECTIONS_MAX: usize = 256;
 /// Heads with 1xx before the answer's own; a server that sends more never comes to the point.
 const INFORMATIONAL_MAX: usize = 8;
-/// A question that waited in vain for so long speaks for the whole host (see [`Failure::Silent`]); shorter if questions may
-/// only take little longer.
+/// A connection that takes so long in vain speaks for the whole host (see [`Failure::Silent`]), and a question that was given up
+/// after so long for a part of it ([`Failure::Impatient`]); shorter if questions may only take little longer.
 const SILENT_MIN: Duration = Duration::from_secs(2);
 
 /// A request for bytes waits so long for a host that is down to come back; with the tries of a fetch well below the 10 s
@@ -46,6 +47,8 @@ pub(super) struct Client {
     connect_timeout: Duration,
     read_timeout: Duration,
     silent_min: Duration,
+    /// A question over a standing connection that waited in vain for so long, which is most of what it may take.
+    silent_max: Duration,
     proxies: Proxies,
     pub(super) hosts: Hosts,
 }
@@ -85,12 +88,13 @@ impl Ask<'_> {
 
 impl Client {
     pub(super) fn new(config: &config::Upstream, upstreams: &[Url]) -> Client {
-        let share = config.question_timeout / (2 * upstreams.len().max(1) as u32);
+        let share = config.question_timeout / upstreams.len().max(1) as u32;
         Client {
             connector: Arc::new(Connector::new(Some(ConnectorOptions::new(IDLE_CONNECTIONS_MAX)))),
             connect_timeout: config.connect_timeout,
             read_timeout: config.read_timeout,
-            silent_min: SILENT_MIN.min(share),
+            silent_min: SILENT_MIN.min(share / 2),
+            silent_max: share * 3 / 4,
             proxies: Proxies::new(config.proxy.expose(), |name| std::env::var(name).ok()),
             hosts: Hosts::new(upstreams.iter()),
         }
@@ -116,9 +120,10 @@ impl Client {
         };
         wait_for_turn(&ask).await?;
         pass.sent();
+        let connected = AtomicBool::new(false);
         let outcome = match ask.deadline {
-            None => self.exchange(&ask).await,
-            Some(deadline) => match timeout_at(deadline.into(), self.exchange(&ask)).await {
+            None => self.exchange(&ask, &connected).await,
+            Some(deadline) => match timeout_at(deadline.into(), self.exchange(&ask, &connected)).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     // What was asked is nobody's business but the asker's, and the cause is told to all while the host is down.
@@ -148,15 +153,19 @@ impl Client {
             }
             Err(error) => {
                 metrics().asked_upstream(ask.kind, None, pass.waited());
-                let is_long = pass.waited() >= self.silent_min;
+                let (waited, connected) = (pass.waited(), connected.into_inner());
+                let is_long = waited >= self.silent_min;
                 match error {
                     SourceError::Unreachable { cause, .. } if is_long => pass.failed(Failure::Silent, cause),
                     // A block may be slow while the CDN fetches it, so its silence alone is a weaker sign.
-                    SourceError::Timeout { cause, .. } if is_long && ask.subject.is_some() => pass.failed(Failure::Silent, cause),
-                    SourceError::Unreachable { cause, .. } | SourceError::Timeout { cause, .. } => {
-                        pass.failed(Failure::Quick, cause);
+                    SourceError::Timeout { cause, .. } if ask.subject.is_none() => pass.failed(Failure::Quick, cause),
+                    SourceError::Timeout { cause, .. } if waited >= self.silent_max || (is_long && !connected) => {
+                        pass.failed(Failure::Silent, cause);
                     }
-                    // Something is there and speaks nonsense; the pass is given back as if it had not been used.
+                    SourceError::Timeout { cause, .. } if is_long => pass.failed(Failure::Impatient, cause),
+                    SourceError::Unreachable { cause, .. } => pass.failed(Failure::Quick, cause),
+                    // Given up before it could be slow; or something is there and speaks nonsense. The pass is given back as if
+                    // it had not been used.
                     _ => {}
                 }
             }
@@ -164,13 +173,15 @@ impl Client {
         outcome
     }
 
-    pub(super) async fn exchange(&self, ask: &Ask<'_>) -> Result<Body, SourceError> {
+    /// `connected` is set once a connection stands.
+    pub(super) async fn exchange(&self, ask: &Ask<'_>, connected: &AtomicBool) -> Result<Body, SourceError> {
         let host = || ask.url.authority();
         let peer = self.peer(ask.url);
         let failed = |e: Box<Error>| failure(&host(), &e);
         // A kept connection may have been closed meanwhile: then the request is sent once more on a new one.
         for attempt in 0..2 {
             let (mut session, reused) = self.connector.get_http_session(&peer).await.map_err(failed)?;
+            connected.store(true, Ordering::Relaxed);
             session.read_timeout = Some(self.read_timeout);
             session.write_timeout = Some(self.read_timeout);
             let head = request(ask)?;

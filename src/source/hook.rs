@@ -5,6 +5,7 @@ use super::{SourceError, Url};
 use crate::config;
 use bytes::Bytes;
 use http::Method;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How long one POST may take in all.
@@ -40,7 +41,7 @@ impl Hook {
         };
         let host = || self.url.authority();
         let late = |_| SourceError::Timeout { host: host(), cause: format!("no answer in {POST_MAX:?}") };
-        let body = tokio::time::timeout(POST_MAX, self.client.exchange(&ask)).await.map_err(late)??;
+        let body = tokio::time::timeout(POST_MAX, self.client.exchange(&ask, &AtomicBool::default())).await.map_err(late)??;
         let status = body.status;
         body.release().await;
         match status {

@@ -196,7 +196,7 @@ impl Pass {
         let change = {
             let mut state = self.host.state();
             state.1 = cause.to_owned();
-            state.0.failed(failure, self.probe, self.asked_at, Instant::now())
+            state.0.failed(self.subject, failure, self.probe, self.asked_at, Instant::now())
         };
         self.host.tell(change);
     }

@@ -11,6 +11,7 @@ mod body;
 mod breaker;
 mod budget;
 mod client;
+pub mod deadline;
 mod dialer;
 mod error;
 mod hold;

@@ -24,8 +24,15 @@ use std::time::{Duration, Instant};
 pub(super) const REDIRECTS_MAX: usize = 6;
 /// Hosts the Hub itself redirects to.
 const HUB_HOSTS: [&str; 5] = ["huggingface.co", "hf.co", ".huggingface.co", ".hf.co", ".xethub.hf.co"];
+/// Those of them that are the Hub itself.
+const HUB_SITES: [&str; 2] = ["huggingface.co", "hf.co"];
 /// Tokens whose budgets are kept apart; the Hub counts by account. The least used one begins anew.
 const ACCOUNTS_MAX: u64 = 1000;
+/// Tokens remembered as accepted, and how long.
+const ACCEPTED_MAX: u64 = 100_000;
+const ACCEPTED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// The budget of all tokens that were not accepted yet: anybody can make up any number of them.
+const STRANGERS: [u8; 32] = [0xff; 32];
 /// The Hub's windows are shorter, so a forgotten account has nothing on it.
 const ACCOUNT_IDLE_MAX: Duration = Duration::from_secs(600);
 
@@ -68,6 +75,9 @@ pub(super) struct Upstream {
     api_calls: u64,
     resolver_calls: u64,
     budgets: moka::sync::Cache<(&'static str, [u8; 32]), Arc<Mutex<Budget>>>,
+    /// Tokens with which a question was answered well. The others share a budget, lest made-up ones have one each; and not
+    /// the anonymous one, which those without a token use up, while accounts have limits of their own.
+    accepted: moka::sync::Cache<[u8; 32], ()>,
 }
 
 /// A whole answer.
@@ -80,6 +90,8 @@ pub struct Reply {
     pub target: String,
     /// Whether the Hub, or a fallback that is trusted like it, has said this. If not, nothing about access may be learned.
     pub authoritative: bool,
+    /// Whether another upstream than the first has said this: what it leaves out, the Hub may have.
+    pub second_hand: bool,
 }
 
 /// What a HEAD of a file tells, and where its bytes lie.
@@ -112,12 +124,19 @@ impl Origin {
             api_calls: config.api_calls,
             resolver_calls: config.resolver_calls,
             budgets: moka::sync::Cache::builder().max_capacity(ACCOUNTS_MAX).time_to_idle(ACCOUNT_IDLE_MAX).build(),
+            accepted: moka::sync::Cache::builder().max_capacity(ACCEPTED_MAX).time_to_idle(ACCEPTED_FOR).build(),
         };
+        let operator = Token::from_header(Some(config.token.expose()).filter(|t| !t.is_empty()).map(bearer).as_deref());
+        let upstreams: Vec<Upstream> = bases.into_iter().enumerate().map(upstream).collect();
+        // Nobody has made it up.
+        if operator.is_some() {
+            upstreams.iter().for_each(|upstream| upstream.accepted.insert(Token::fingerprint(operator.as_ref()), ()));
+        }
         Some(Origin {
-            upstreams: bases.into_iter().enumerate().map(upstream).collect(),
+            upstreams,
             client,
             question_timeout: config.question_timeout,
-            operator: Token::from_header(Some(config.token.expose()).filter(|t| !t.is_empty()).map(bearer).as_deref()),
+            operator,
             operator_rests: Mutex::default(),
             lacks_resolve_cache: Mutex::default(),
             allowed_hosts: config.allowed_hosts.clone(),
@@ -164,6 +183,11 @@ impl Origin {
     /// Asks whether what is known by this tag still holds; see [`Asking::unless`].
     pub fn unless<'a>(&'a self, etag: Option<&'a str>) -> Asking<'a> {
         Asking::new(self).unless(etag)
+    }
+
+    /// Whether the first upstream is known to be unreachable.
+    pub fn is_down(&self) -> bool {
+        self.client.hosts.is_down(&self.upstreams[0].base)
     }
 
     /// The first upstream, for a request that is passed on as it is, and the `Host` it is known by.
@@ -280,7 +304,8 @@ impl Origin {
     ) -> Result<Body, SourceError> {
         let token = token.filter(|_| self.may_see_tokens(url));
         let upstream = self.upstreams.iter().find(|upstream| upstream.base.is_same_host(url));
-        self.client
+        let answer = self
+            .client
             .send(Ask {
                 method,
                 url,
@@ -295,7 +320,23 @@ impl Origin {
                 urgent: question.is_some_and(|question| question.urgent),
                 budget: upstream.map(|upstream| upstream.budget(url, token)),
             })
-            .await
+            .await?;
+        if let (Some(upstream), Some(_)) = (upstream, token)
+            && answer.status < 400
+        {
+            upstream.accepted.insert(Token::fingerprint(token), ());
+        }
+        Ok(answer)
+    }
+
+    /// Where a redirect leads. An upstream that is another mirror may say the Hub's name where it means itself.
+    pub(super) fn next_hop(&self, upstream: &Upstream, from: &Url, location: &str) -> Option<Url> {
+        let next = from.join(location)?;
+        let is_site = |url: &Url| HUB_SITES.contains(&url.host.as_str());
+        let own = upstream.base.with_target(&next.target);
+        let is_of_repo = || Route::parse(&Method::GET, &next.target).is_ok_and(|route| route.repo().is_some());
+        let means_itself = is_site(&next) && !is_site(&upstream.base) && own != *from && is_of_repo();
+        Some(if means_itself { own } else { next })
     }
 
     /// Only upstreams that are trusted, same port too, since a CDN may be a neighbour.
@@ -323,10 +364,14 @@ impl Upstream {
     fn budget(&self, url: &Url, token: Option<&Token>) -> (&'static str, Arc<Mutex<Budget>>) {
         let is_api = url.target.starts_with("/api/") && !url.target.starts_with("/api/resolve-cache/");
         let (kind, calls) = if is_api { ("api", self.api_calls) } else { ("resolvers", self.resolver_calls) };
-        let key = (kind, Token::fingerprint(token));
+        let own = Token::fingerprint(token);
+        let new = |follows: bool, learns: bool| Arc::new(Mutex::new(Budget::new(calls, follows, learns, Instant::now())));
+        if token.is_some() && self.accepted.get(&own).is_none() {
+            // What the Hub says to one of them is about that one's account.
+            return (kind, self.budgets.get_with((kind, STRANGERS), || new(false, false)));
+        }
         // An account's limits are its own; ours are a guess until the Hub names them.
-        let new = || Arc::new(Mutex::new(Budget::new(calls, token.is_some(), Instant::now())));
-        (kind, self.budgets.get_with(key, new))
+        (kind, self.budgets.get_with((kind, own), || new(token.is_some(), true)))
     }
 }
 

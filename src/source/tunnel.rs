@@ -3,6 +3,7 @@
 //! Everything goes by CONNECT, plain http as well: so the request that is sent upstream, and the pool of connections, are
 //! the same with a proxy and without.
 
+use crate::config::Network;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use percent_encoding::percent_decode_str;
@@ -158,13 +159,15 @@ impl Proxies {
     }
 }
 
-/// One entry of `NO_PROXY`: `*`, a host, with or without what is below it, perhaps with a port.
+/// One entry of `NO_PROXY`: `*`, a host, with or without what is below it, perhaps with a port; or a network of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Exception {
     /// Empty for every host. Without a leading dot.
     host: String,
     below_only: bool,
     port: Option<u16>,
+    /// Holds for hosts that are named by an address in it; names are not looked up, as for curl.
+    network: Option<Network>,
 }
 
 impl Exception {
@@ -174,6 +177,10 @@ impl Exception {
 
     fn parse(entry: &str) -> Option<Exception> {
         let entry = entry.to_ascii_lowercase();
+        if entry.contains('/') {
+            let network = Network::parse(&entry.replace(['[', ']'], "")).ok()?;
+            return Some(Exception { host: entry, below_only: false, port: None, network: Some(network) });
+        }
         let (host, port) = match entry.rsplit_once(':') {
             // An address of IPv6 with a port has brackets; without them the colons are its own.
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port.parse().ok()?)),
@@ -181,16 +188,19 @@ impl Exception {
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         if host == "*" {
-            return Some(Exception { host: String::new(), below_only: false, port });
+            return Some(Exception { host: String::new(), below_only: false, port, network: None });
         }
         let host = host.strip_prefix('*').unwrap_or(host);
         let below_only = host.starts_with('.');
         let host = host.trim_start_matches('.').to_owned();
-        (!host.is_empty()).then_some(Exception { host, below_only, port })
+        (!host.is_empty()).then_some(Exception { host, below_only, port, network: None })
     }
 
     fn holds(&self, host: &str, port: u16) -> bool {
         let host = host.trim_end_matches('.');
+        if let Some(network) = &self.network {
+            return host.parse().is_ok_and(|address| network.contains(address));
+        }
         let is_below = || host.strip_suffix(self.host.as_str()).is_some_and(|rest| rest.ends_with('.'));
         let matches = self.host.is_empty() || (!self.below_only && host == self.host) || is_below();
         matches && self.port.is_none_or(|own| own == port)
@@ -250,6 +260,13 @@ mod tests {
         check("[::1]:5", "::1", 5, true);
         check("[::1]:5", "::1", 6, false);
         check("hub.example:x", "hub.example", 443, false);
+        check("10.0.0.0/8", "10.1.2.3", 443, true);
+        check("x.example, 10.0.0.0/8", "11.1.2.3", 443, false);
+        check("10.0.0.0/8", "hub.example", 443, false);
+        check("fd00::/8", "fd12::1", 443, true);
+        check("[fd00::]/8", "fd12::1", 443, true);
+        check("10.0.0.0/99", "10.1.2.3", 443, false);
+        check("10.0.0.0/99,hub.example", "hub.example", 443, true);
     }
 
     #[test]

@@ -6,8 +6,11 @@
 //! {"imported":true}
 //! ```
 //!
-//! A crash can lose any part of it. A line that is torn, or fails its checksum (over path, oid, size and lfs), is left out; and the
-//! final line tells how many files there are, so a listing that lost some is not taken for complete.
+//! A file that only a fallback has told of has `"second_hand":true` too; such files do not count among those of a complete listing.
+//!
+//! A crash can lose any part of it. A line that is torn, or fails its checksum (over path, oid, size, lfs and, if it is set,
+//! second_hand), is left out; and the final line tells how many files there are, so a listing that lost some is not taken for
+//! complete.
 
 use super::{
     StoreError,
@@ -32,6 +35,8 @@ pub struct ListedFile {
     pub size: u64,
     /// Kept in LFS, so that the oid is a sha256.
     pub lfs: bool,
+    /// Told by another upstream than the first, whose own word takes its place.
+    pub second_hand: bool,
 }
 
 /// The files of one commit, as far as they are known.
@@ -53,9 +58,22 @@ pub struct Listings {
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Line {
-    File { path: Box<str>, oid: String, size: u64, lfs: bool, crc32c: u32 },
-    Complete { complete: bool, files: u64 },
-    Imported { imported: bool },
+    File {
+        path: Box<str>,
+        oid: String,
+        size: u64,
+        lfs: bool,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        second_hand: bool,
+        crc32c: u32,
+    },
+    Complete {
+        complete: bool,
+        files: u64,
+    },
+    Imported {
+        imported: bool,
+    },
 }
 
 impl Listings {
@@ -71,14 +89,7 @@ impl Listings {
 
     /// Adds files; one told again replaces what was known of its path.
     pub fn append(&self, repo: &RepoId, commit: &Commit, files: &[(&str, ListedFile)]) -> Result<(), StoreError> {
-        let lines = files.iter().map(|(path, file)| Line::File {
-            path: (*path).into(),
-            oid: file.oid.to_string(),
-            size: file.size,
-            lfs: file.lfs,
-            crc32c: checksum(path, file.oid.as_str(), file.size, file.lfs),
-        });
-        self.write(repo, commit, lines)
+        self.write(repo, commit, files.iter().map(|(path, file)| line(path, file)))
     }
 
     /// Says that the commit has exactly `file_count` files and all of them were appended.
@@ -124,9 +135,11 @@ pub(super) fn decode(bytes: &[u8]) -> Listing {
     let mut imported = false;
     for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {
-            Ok(Line::File { path, oid, size, lfs, crc32c }) if crc32c == checksum(&path, &oid, size, lfs) => {
+            Ok(Line::File { path, oid, size, lfs, second_hand, crc32c })
+                if crc32c == checksum(&path, &oid, size, lfs, second_hand) =>
+            {
                 if let Some(oid) = Oid::parse(&oid) {
-                    files.insert(path, ListedFile { oid, size, lfs });
+                    files.insert(path, ListedFile { oid, size, lfs, second_hand });
                 }
             }
             Ok(Line::Complete { complete: true, files }) => file_count = Some(files),
@@ -134,20 +147,27 @@ pub(super) fn decode(bytes: &[u8]) -> Listing {
             _ => {}
         }
     }
-    let complete = file_count == Some(files.len() as u64);
+    let own_count = files.values().filter(|file| !file.second_hand).count();
+    let complete = file_count == Some(own_count as u64);
+    if complete {
+        files.retain(|_, file| !file.second_hand);
+    }
     Listing { files, complete, imported }
 }
 
-fn checksum(path: &str, oid: &str, size: u64, lfs: bool) -> u32 {
-    crc32c::crc32c(format!("{path}\0{oid}\0{size}\0{lfs}").as_bytes())
+fn line(path: &str, file: &ListedFile) -> Line {
+    let ListedFile { oid, size, lfs, second_hand } = *file;
+    let crc32c = checksum(path, oid.as_str(), size, lfs, second_hand);
+    Line::File { path: path.into(), oid: oid.to_string(), size, lfs, second_hand, crc32c }
+}
+
+fn checksum(path: &str, oid: &str, size: u64, lfs: bool, second_hand: bool) -> u32 {
+    let mark = if second_hand { "\0second_hand" } else { "" };
+    crc32c::crc32c(format!("{path}\0{oid}\0{size}\0{lfs}{mark}").as_bytes())
 }
 
 /// Writes a whole listing, for fuzzing.
 pub(super) fn encode(listing: &Listing) -> Vec<u8> {
-    let line = |path: &str, file: &ListedFile| {
-        let crc32c = checksum(path, file.oid.as_str(), file.size, file.lfs);
-        Line::File { path: path.into(), oid: file.oid.to_string(), size: file.size, lfs: file.lfs, crc32c }
-    };
     let end = listing.complete.then_some(Line::Complete { complete: true, files: listing.files.len() as u64 });
     let imported = listing.imported.then_some(Line::Imported { imported: true });
     written(listing.files.iter().map(|(path, file)| line(path, file)).chain(imported).chain(end))
@@ -157,9 +177,9 @@ pub(super) fn encode(listing: &Listing) -> Vec<u8> {
 pub(super) fn mend(bytes: &[u8]) -> Vec<u8> {
     let lines = bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
     written(lines.map(|line| match line {
-        Line::File { path, oid, size, lfs, .. } => {
-            let crc32c = checksum(&path, &oid, size, lfs);
-            Line::File { path, oid, size, lfs, crc32c }
+        Line::File { path, oid, size, lfs, second_hand, .. } => {
+            let crc32c = checksum(&path, &oid, size, lfs, second_hand);
+            Line::File { path, oid, size, lfs, second_hand, crc32c }
         }
         other => other,
     }))

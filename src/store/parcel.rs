@@ -99,7 +99,10 @@ impl Parcel {
         for file in &self.files {
             let path = FilePath::parse(&file.path).map_err(|error| bad(&error.to_string()))?;
             let oid = Oid::parse(&file.oid).ok_or_else(|| bad(&format!("`{}` is no object's name", file.oid)))?;
-            files.insert(path.as_str().into(), (path, ListedFile { oid, size: file.size, lfs: oid.is_sha256() }));
+            files.insert(
+                path.as_str().into(),
+                (path, ListedFile { oid, size: file.size, lfs: oid.is_sha256(), second_hand: false }),
+            );
         }
         let mut answers = Vec::new();
         for answer in &self.answers {

@@ -236,7 +236,7 @@ fn a_repo_is_removed_with_what_is_its_alone() {
     let (own, shared) = (shelf.keep("a/own", 1, 1, 1), shelf.keep("a/shared", 2, 2, 2));
     shelf.store.link(&repo("a/own"), &commit('d'), &path(), &shared).unwrap();
     shelf.store.refs().put_ref(&repo("a/own"), "main", &commit('c'), SystemTime::now()).unwrap();
-    let listed = [("deep/w.bin", ListedFile { oid: own, size: MIB, lfs: true })];
+    let listed = [("deep/w.bin", ListedFile { oid: own, size: MIB, lfs: true, second_hand: false })];
     shelf.store.listings().append(&repo("a/own"), &commit('c'), &listed).unwrap();
     let view = View::open(shelf.root.path()).unwrap();
     assert_eq!(view.repos().unwrap(), [repo("a/own"), repo("a/shared")]);

@@ -299,7 +299,12 @@ fn listings_grow_and_survive_torn_lines() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path()).unwrap();
     let listings = store.listings();
-    let file = |seed: u64| ListedFile { oid: sha256_of(&seed.to_le_bytes()), size: seed, lfs: seed.is_multiple_of(2) };
+    let file = |seed: u64| ListedFile {
+        oid: sha256_of(&seed.to_le_bytes()),
+        size: seed,
+        lfs: seed.is_multiple_of(2),
+        second_hand: false,
+    };
     assert!(listings.load(&repo(), &commit()).unwrap().files.is_empty());
 
     listings.append(&repo(), &commit(), &[("a", file(1)), ("b/c \"d\"\n", file(2))]).unwrap();
