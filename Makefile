@@ -2,6 +2,7 @@
 #
 #   make run     builds the release and serves on 127.0.0.1:8090; more flags: make run ARGS="--listen 0.0.0.0:8090"
 #   make test    every test, with real Hub clients against a fake Hub on loopback; one: make test ARGS="cold::"
+#   make test-browser  the page in Chromium, which is part of `make test`, with pictures into target/screenshots/
 #   make test-clients  the clients beyond huggingface_hub: Rust, JavaScript, datasets, curl ..; installs a gigabyte, takes ten minutes
 #   make demo    a real model, twice through the mirror with `hf download`, without the internet
 #   make venvs   the Python clients that tests and demo use, into .venvs/
@@ -21,14 +22,18 @@ ARGS   ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.tools/bin
 export PYTHON
 
-.PHONY: run test test-clients demo venvs soak bench profile fuzz conformance lint clean tools
+.PHONY: run test test-clients test-browser demo venvs browser soak bench profile fuzz conformance lint clean tools
 
 run: tools
 	$(CARGO) build --release --locked
 	./target/release/dingospeed serve $(ARGS)
 
-test: tools venvs
+test: tools venvs browser
 	$(CARGO) test --workspace --locked -- $(ARGS)
+
+# The page in Chromium, and pictures of it.
+test-browser: tools venvs browser
+	SCREENSHOTS=$${SCREENSHOTS:-$(CURDIR)/target/screenshots} $(CARGO) test --locked --test it -- browser::
 
 soak: tools
 	SOAK_SECONDS=$${SOAK_SECONDS:-300} $(CARGO) test --test it --locked -- soak:: --nocapture
@@ -58,6 +63,9 @@ demo: tools
 
 venvs:
 	@$(PYTHON) tests/clients/venvs.py
+
+browser: venvs
+	@./.ci/tools browser
 
 fuzz: tools
 	@./.ci/fuzz $(ARGS)

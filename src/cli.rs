@@ -513,7 +513,10 @@ impl Settings {
         }
         set(&mut config, "store.repos", self.repos.as_deref(), mistakes);
         set(&mut config, "upstream.url", self.upstream.as_deref(), mistakes);
-        read_token(&mut config, mistakes);
+        let (upstream, admin) = (config.upstream.token_file.clone(), config.admin.token_file.clone());
+        read_token(&mut config, "upstream.token", &upstream, mistakes);
+        read_token(&mut config, "admin.token", &admin, mistakes);
+        mistakes.extend(config.admin.mistake());
         config
     }
 }
@@ -534,15 +537,16 @@ fn read_file(path: &PathBuf, mistakes: &mut Vec<String>) -> Config {
     })
 }
 
-/// Puts the content of `upstream.token_file` where the rest of the program looks for it.
-fn read_token(config: &mut Config, mistakes: &mut Vec<String>) {
-    let path = config.upstream.token_file.clone();
+/// Puts the content of a token's file where the rest of the program looks for it.
+fn read_token(config: &mut Config, key: &str, path: &Path, mistakes: &mut Vec<String>) {
     if path.as_os_str().is_empty() {
         return;
     }
-    match fs::read_to_string(&path) {
-        Ok(text) => set(config, "upstream.token", Some(text.trim()), mistakes),
-        Err(error) => mistakes.push(format!("upstream.token_file = `{}`: {error}", path.display())),
+    match fs::read_to_string(path) {
+        // An empty token would be none at all, which is not what a file of it means.
+        Ok(text) if text.trim().is_empty() => mistakes.push(format!("{key}_file = `{}`: the file is empty", path.display())),
+        Ok(text) => set(config, key, Some(text.trim()), mistakes),
+        Err(error) => mistakes.push(format!("{key}_file = `{}`: {error}", path.display())),
     }
 }
 

@@ -5,7 +5,7 @@
 //! | layer | rooms |
 //! |---|---|
 //! | assembly | `main`, [`cli`], [`server`] |
-//! | desks | [`proxy`] speaks HTTP, [`admin`] takes orders, [`commands`] are clients of both |
+//! | desks | [`proxy`] speaks HTTP, [`panel`] is the operator's page, [`admin`] takes orders, [`commands`] are clients of these |
 //! | decisions | [`mirror`], [`access`], [`limits`] |
 //! | keep, bring | [`store`], [`source`] |
 //! | words | [`hub`], [`config`], [`metrics`], [`alarms`], [`journal`] |
@@ -43,6 +43,7 @@ pub mod journal;
 pub mod limits;
 pub mod metrics;
 pub mod mirror;
+pub mod panel;
 pub mod proxy;
 pub mod server;
 pub mod source;

@@ -7,6 +7,7 @@ mod harness; // the mirror as a process, an HTTP client that hides nothing, Pyth
 mod access; // who may read what, in every state of repo, caller and cache; and while the Hub is down
 mod alerts; // the webhook: what it is told, when, and what happens while it is away
 mod api; // the API's listings and small answers, refusals and their codes, gates
+mod browser; // the page in headless Chromium, with pictures
 mod carry; // export and load: a tar for sites without a Hub, and hostile ones
 mod clients; // huggingface_hub 0.36.2 (also with hf_transfer), 1.33.0 and 2.4.0, whole repos, every error class, HfFileSystem
 mod cold; // many clients and one cold file; a client, then a mirror, that ends half-way
@@ -29,6 +30,7 @@ mod import; // stores of DingoSpeed and Olah, caches of huggingface_hub: taken o
 mod keeper; // ls, rm, verify, gc and pin, beside a server and alone
 mod matrix; // every fault of upstream against every way of asking
 mod offline; // whole repos for every generation of clients without the Hub, after a restart, and what was pulled
+mod panel; // the page's routes and the admin API: rights, lists, orders, pulls, many repos
 mod patience; // how long a client waits in all, slow against down, and the status in which each release is told
 mod process; // one process per directory, signals, numbers, log
 mod pull; // dingospeed pull, alone and beside a server

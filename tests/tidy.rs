@@ -5,7 +5,7 @@
 use std::path::Path;
 
 /// Each room and what it may name. `metrics` and `config` are words of layer 0, open to all.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("hub", &[]),
     ("config", &[]),
     ("metrics", &[]),
@@ -15,7 +15,9 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ("access", &["hub", "config", "metrics", "store", "source", "mirror"]),
     ("admin", &["hub", "metrics", "store"]),
     ("limits", &["config", "metrics"]),
-    ("proxy", &["hub", "config", "metrics", "source", "mirror", "access", "limits"]),
+    // The page does what the commands do, and with the same code.
+    ("panel", &["hub", "config", "metrics", "store", "mirror", "limits", "admin", "commands"]),
+    ("proxy", &["hub", "config", "metrics", "source", "mirror", "access", "limits", "panel"]),
 ];
 
 fn sources(path: &Path, found: &mut Vec<(String, String)>) {

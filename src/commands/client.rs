@@ -21,7 +21,7 @@ const ANSWER_LEN_MAX: usize = 64 << 20;
 
 /// Asks one mirror.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     /// `HOST:PORT`.
     mirror: String,
     authorization: Option<HeaderValue>,
@@ -61,7 +61,7 @@ impl AskError {
 }
 
 impl Client {
-    pub(super) fn new(mirror: impl ToString, authorization: Option<HeaderValue>) -> Client {
+    pub(crate) fn new(mirror: impl ToString, authorization: Option<HeaderValue>) -> Client {
         Client { mirror: mirror.to_string(), authorization }
     }
 

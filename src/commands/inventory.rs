@@ -11,49 +11,49 @@ use std::{
 
 /// A repo of which something is kept.
 #[derive(Debug)]
-pub(super) struct Repo {
-    pub(super) id: RepoId,
+pub(crate) struct Repo {
+    pub(crate) id: RepoId,
     /// All of it or one revision is pinned.
-    pub(super) pinned: bool,
-    pub(super) sum: Sum,
-    pub(super) commits: Vec<Snapshot>,
+    pub(crate) pinned: bool,
+    pub(crate) sum: Sum,
+    pub(crate) commits: Vec<Snapshot>,
 }
 
 /// One commit of a repo.
 #[derive(Debug)]
-pub(super) struct Snapshot {
-    pub(super) commit: Commit,
+pub(crate) struct Snapshot {
+    pub(crate) commit: Commit,
     /// Branches and tags that pointed here when last asked.
-    pub(super) refs: Vec<String>,
-    pub(super) sum: Sum,
+    pub(crate) refs: Vec<String>,
+    pub(crate) sum: Sum,
     /// Those of which something is kept.
-    pub(super) files: Vec<File>,
+    pub(crate) files: Vec<File>,
 }
 
 #[derive(Debug)]
-pub(super) struct File {
-    pub(super) path: String,
-    pub(super) oid: Oid,
-    pub(super) sum: Sum,
+pub(crate) struct File {
+    pub(crate) path: String,
+    pub(crate) oid: Oid,
+    pub(crate) sum: Sum,
 }
 
 /// How much of some files is kept. Objects that several of them share count once.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sum {
+pub(crate) struct Sum {
     /// Bytes on the disk.
-    pub(super) allocated_len: u64,
+    pub(crate) allocated_len: u64,
     /// Bytes of the files' own lengths, and those that are there.
-    pub(super) size: u64,
-    pub(super) present_len: u64,
-    pub(super) file_count: u64,
+    pub(crate) size: u64,
+    pub(crate) present_len: u64,
+    pub(crate) file_count: u64,
     /// Every file that the Hub has is known and there, and was verified.
-    pub(super) complete: bool,
-    pub(super) read: Option<SystemTime>,
+    pub(crate) complete: bool,
+    pub(crate) read: Option<SystemTime>,
 }
 
 impl Sum {
     /// Returns how much is there in percent; 100 only when all is (rounds down).
-    pub(super) fn percent(&self) -> u64 {
+    pub(crate) fn percent(&self) -> u64 {
         match self.size {
             0 => 100,
             size => (u128::from(self.present_len) * 100 / u128::from(size)) as u64,
@@ -62,13 +62,13 @@ impl Sum {
 }
 
 /// Reads objects' files, each once.
-pub(super) struct Peeks<'a> {
+pub(crate) struct Peeks<'a> {
     view: &'a View,
     known: HashMap<Oid, Option<Peek>>,
 }
 
 impl<'a> Peeks<'a> {
-    pub(super) fn new(view: &'a View) -> Peeks<'a> {
+    pub(crate) fn new(view: &'a View) -> Peeks<'a> {
         Peeks { view, known: HashMap::new() }
     }
 
@@ -81,8 +81,13 @@ impl<'a> Peeks<'a> {
         Ok(peek)
     }
 
+    /// Returns how many objects are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
     /// Returns the objects that were looked at and are there, with the bytes they take.
-    pub(super) fn kept(&self) -> impl Iterator<Item = (&Oid, u64)> {
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (&Oid, u64)> {
         self.known.iter().filter_map(|(oid, peek)| Some((oid, peek.as_ref()?.allocated_len)))
     }
 }
@@ -118,7 +123,7 @@ impl Tally {
 }
 
 /// Reads one repo.
-pub(super) fn repo(view: &View, id: &RepoId, pins: &[Pin], peeks: &mut Peeks<'_>) -> Result<Repo, StoreError> {
+pub(crate) fn repo(view: &View, id: &RepoId, pins: &[Pin], peeks: &mut Peeks<'_>) -> Result<Repo, StoreError> {
     let refs = view.refs(id)?;
     let mut commits = Vec::new();
     let mut whole = Tally::default();

@@ -90,7 +90,7 @@ pub fn pin(view: &View, chosen: &Chosen, lift: bool) -> ExitCode {
 }
 
 /// Finds what was named; one that is not kept is a mistake, and then nothing is done.
-pub(super) fn scopes(view: &View, chosen: &Chosen) -> Result<Vec<Scope>, String> {
+pub(crate) fn scopes(view: &View, chosen: &Chosen) -> Result<Vec<Scope>, String> {
     let mut scopes = Vec::new();
     let mut unknown = Vec::new();
     for name in &chosen.repos {

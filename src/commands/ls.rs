@@ -5,7 +5,10 @@ use super::{
     inventory::{self, File, Peeks, Repo, Snapshot, Sum},
     table::{Table, ago},
 };
-use crate::store::{StoreError, View};
+use crate::{
+    hub::RepoId,
+    store::{StoreError, View},
+};
 use globset::GlobMatcher;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
@@ -67,7 +70,7 @@ impl Filter {
         glob.map(|glob| Filter::Matches(glob.compile_matcher())).map_err(|error| format!("FILTER {text}: {}", error.kind()))
     }
 
-    pub(super) fn admits(&self, id: &str) -> bool {
+    pub(crate) fn admits(&self, id: &str) -> bool {
         match self {
             Filter::Holds(text) => id.to_lowercase().contains(text),
             // The kind need not be written.
@@ -103,7 +106,7 @@ fn list(view: &View, asked: &Ls) -> Result<String, StoreError> {
     sort(&mut repos, asked.sort);
     Ok(match asked.format {
         Format::Quiet => quiet(&repos, asked.depth),
-        Format::Json => json_of(&repos, asked.depth),
+        Format::Json => format!("{}\n", json_of(&repos, asked.depth)),
         Format::Table => {
             let mut text = table(&repos, asked.depth, SystemTime::now());
             text.push_str(&summary(view, &repos, &peeks, asked.filter.is_none())?);
@@ -212,41 +215,48 @@ fn summary(view: &View, repos: &[Repo], peeks: &Peeks<'_>, all: bool) -> Result<
     Ok(text)
 }
 
-fn json_of(repos: &[Repo], depth: Depth) -> String {
-    let seconds = |at: Option<SystemTime>| at.map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
-    let with_sum = |mut value: Value, sum: &Sum| {
-        if let Some(map) = value.as_object_mut() {
-            map.insert("bytes_on_disk".into(), sum.allocated_len.into());
-            map.insert("size".into(), sum.size.into());
-            map.insert("bytes_present".into(), sum.present_len.into());
-            map.insert("complete".into(), sum.complete.into());
-            map.insert("last_read".into(), seconds(sum.read).into());
-        }
-        value
-    };
-    let file_of = |file: &File| with_sum(json!({ "path": file.path, "oid": file.oid.as_str() }), &file.sum);
+/// Returns the list as JSON: an array of repos.
+pub(crate) fn json_of(repos: &[Repo], depth: Depth) -> Value {
     let snapshot_of = |snapshot: &Snapshot| {
         let mut value = json!({
             "commit": snapshot.commit.as_str(), "refs": snapshot.refs, "files_present": snapshot.sum.file_count,
         });
         if depth == Depth::Files {
-            value["files"] = snapshot.files.iter().map(file_of).collect();
+            value["files"] = snapshot.files.iter().map(json_of_file).collect();
         }
         with_sum(value, &snapshot.sum)
     };
     let repo_of = |repo: &Repo| {
-        let mut value = json!({
-            "id": repo.id.to_string(), "type": repo.id.kind().as_str(), "name": repo.id.name(), "pinned": repo.pinned,
-            "files_present": repo.sum.file_count,
-        });
+        let mut value = json_of_repo(&repo.id, repo.pinned, &repo.sum);
         if depth != Depth::Repos {
             value["revisions"] = repo.commits.iter().map(snapshot_of).collect();
         }
-        with_sum(value, &repo.sum)
+        value
     };
-    let mut text = Value::from(repos.iter().map(repo_of).collect::<Vec<_>>()).to_string();
-    text.push('\n');
-    text
+    repos.iter().map(repo_of).collect()
+}
+
+pub(crate) fn json_of_repo(id: &RepoId, pinned: bool, sum: &Sum) -> Value {
+    let kind = id.kind().as_str();
+    let value =
+        json!({ "id": id.to_string(), "type": kind, "name": id.name(), "pinned": pinned, "files_present": sum.file_count });
+    with_sum(value, sum)
+}
+
+pub(crate) fn json_of_file(file: &File) -> Value {
+    with_sum(json!({ "path": file.path, "oid": file.oid.as_str() }), &file.sum)
+}
+
+fn with_sum(mut value: Value, sum: &Sum) -> Value {
+    let seconds = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    if let Some(map) = value.as_object_mut() {
+        map.insert("bytes_on_disk".into(), sum.allocated_len.into());
+        map.insert("size".into(), sum.size.into());
+        map.insert("bytes_present".into(), sum.present_len.into());
+        map.insert("complete".into(), sum.complete.into());
+        map.insert("last_read".into(), sum.read.map(seconds).into());
+    }
+    value
 }
 
 #[cfg(test)]

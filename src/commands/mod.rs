@@ -8,16 +8,16 @@
 //! Output that a script may want goes to stdout, talk and progress to stderr. Each ends with the exit code: 0 done, 1 not.
 
 mod bundle;
-mod client;
+pub(crate) mod client;
 mod confirm;
 pub mod export;
 pub mod import;
 mod intake;
-mod inventory;
+pub(crate) mod inventory;
 pub mod keep;
 pub mod load;
 pub mod ls;
-mod progress;
+pub(crate) mod progress;
 pub mod pull;
 pub mod status;
 mod table;

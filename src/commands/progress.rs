@@ -1,9 +1,10 @@
-//! What a pull shows while it runs: a bar on a terminal, a line per file elsewhere. All on stderr.
+//! Who is told how a pull goes; of a command that is stderr: a bar on a terminal, a line per file elsewhere.
 
 use crate::hub::FilePath;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     io::{IsTerminal, stderr},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -25,48 +26,81 @@ pub(super) fn bar(total_len: u64) -> ProgressBar {
     bar
 }
 
-/// The progress of all files together.
-#[derive(Debug)]
+/// Is told how a pull goes, from several tasks.
+pub(crate) trait Watch: Send + Sync {
+    /// So many files, of so many bytes together, are going to be read. Told once, first.
+    fn listed(&self, file_count: usize, len: u64);
+
+    fn began(&self, _path: &FilePath) {}
+
+    fn advanced(&self, len: u64);
+
+    /// Takes back what has to come again.
+    fn lost(&self, len: u64);
+
+    fn retries(&self, path: &FilePath, why: &str, after: Duration);
+
+    fn ended(&self, path: &FilePath, size: u64);
+}
+
+/// The progress of all files together, on stderr.
+#[derive(Debug, Default)]
 pub(super) struct Progress {
-    bar: ProgressBar,
-    is_terminal: bool,
+    /// None before the files are listed.
+    bar: OnceLock<ProgressBar>,
 }
 
 impl Progress {
-    pub(super) fn new(total_len: u64) -> Progress {
-        let bar = bar(total_len);
-        Progress { is_terminal: !bar.is_hidden(), bar }
-    }
-
-    pub(super) fn began(&self, path: &FilePath) {
-        self.bar.set_message(path.to_string());
-    }
-
-    pub(super) fn advanced(&self, len: u64) {
-        self.bar.inc(len);
-    }
-
-    /// Takes back what has to come again.
-    pub(super) fn lost(&self, len: u64) {
-        self.bar.dec(len);
-    }
-
-    pub(super) fn retries(&self, path: &FilePath, why: &str, after: Duration) {
-        self.say(&format!("{path}: {why}; again in {:.1} s", after.as_secs_f64()));
-    }
-
-    pub(super) fn ended(&self, path: &FilePath, size: u64) {
-        if !self.is_terminal {
-            self.say(&format!("{path} {}", HumanBytes(size)));
+    pub(super) fn finish(&self) {
+        if let Some(bar) = self.bar.get() {
+            bar.finish_and_clear();
         }
     }
 
-    pub(super) fn finish(&self) {
-        self.bar.finish_and_clear();
+    /// The bar, where people can see it.
+    fn shown(&self) -> Option<&ProgressBar> {
+        self.bar.get().filter(|bar| !bar.is_hidden())
     }
 
     fn say(&self, line: &str) {
         // Above the bar where there is one; a hidden bar would swallow it.
-        if self.is_terminal { self.bar.println(line) } else { eprintln!("{line}") }
+        match self.shown() {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+impl Watch for Progress {
+    fn listed(&self, _file_count: usize, len: u64) {
+        self.bar.get_or_init(|| bar(len));
+    }
+
+    fn began(&self, path: &FilePath) {
+        if let Some(bar) = self.bar.get() {
+            bar.set_message(path.to_string());
+        }
+    }
+
+    fn advanced(&self, len: u64) {
+        if let Some(bar) = self.bar.get() {
+            bar.inc(len);
+        }
+    }
+
+    fn lost(&self, len: u64) {
+        if let Some(bar) = self.bar.get() {
+            bar.dec(len);
+        }
+    }
+
+    fn retries(&self, path: &FilePath, why: &str, after: Duration) {
+        self.say(&format!("{path}: {why}; again in {:.1} s", after.as_secs_f64()));
+    }
+
+    fn ended(&self, path: &FilePath, size: u64) {
+        if self.shown().is_none() {
+            self.say(&format!("{path} {}", HumanBytes(size)));
+        }
     }
 }

@@ -6,7 +6,7 @@
 use super::{
     client::{AskError, Client, next_piece},
     counted, failed,
-    progress::Progress,
+    progress::{Progress, Watch},
 };
 use crate::hub::{ApiTarget, Commit, RepoId, Revision, TreeFile, parse_info, parse_tree};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -104,7 +104,10 @@ pub fn run(asked: &Pull, mirror: SocketAddr) -> ExitCode {
 async fn pull(client: &Arc<Client>, repo: &RepoId, revision: &Revision, wanted: &Wanted) -> Result<(usize, u64), ()> {
     let began = Instant::now();
     let name = repo.name();
-    match fetch(client, repo, revision, wanted).await {
+    let progress = Arc::new(Progress::default());
+    let pulled = fetch(client, repo, revision, wanted, progress.clone()).await;
+    progress.finish();
+    match pulled {
         Err(why) => {
             eprintln!("dingospeed: {name}@{revision}: {why}");
             Err(())
@@ -123,20 +126,30 @@ async fn pull(client: &Arc<Client>, repo: &RepoId, revision: &Revision, wanted: 
     }
 }
 
-struct Pulled {
-    commit: Commit,
-    file_count: usize,
+/// What came of a pull.
+#[derive(Debug)]
+pub(crate) struct Pulled {
+    pub(crate) commit: Commit,
+    pub(crate) file_count: usize,
     /// Of all files together.
-    len: u64,
+    pub(crate) len: u64,
     /// Path and reason.
-    failed: Vec<(String, String)>,
+    pub(crate) failed: Vec<(String, String)>,
 }
 
-async fn fetch(client: &Arc<Client>, repo: &RepoId, revision: &Revision, wanted: &Wanted) -> Result<Pulled, String> {
+/// Reads all that is wanted of a repo through a mirror. `Err` says why nothing could be read; files that failed are listed in the
+/// answer. Dropping the future ends it; what has come is kept.
+pub(crate) async fn fetch(
+    client: &Arc<Client>,
+    repo: &RepoId,
+    revision: &Revision,
+    wanted: &Wanted,
+    progress: Arc<dyn Watch>,
+) -> Result<Pulled, String> {
     let (commit, files) = list(client, repo, revision, wanted).await?;
     let file_count = files.len();
     let len = files.iter().map(|file| file.size).sum();
-    let progress = Arc::new(Progress::new(len));
+    progress.listed(file_count, len);
     let revision = Revision::from(commit);
     let seats = Arc::new(Semaphore::new(FILES_MAX));
     let mut running = JoinSet::new();
@@ -146,7 +159,7 @@ async fn fetch(client: &Arc<Client>, repo: &RepoId, revision: &Revision, wanted:
         running.spawn(async move {
             let _seat = seats.acquire().await;
             progress.began(&file.path);
-            let read = read_file(&client, &target, &file, &progress).await;
+            let read = read_file(&client, &target, &file, &*progress).await;
             if read.is_ok() {
                 progress.ended(&file.path, file.size);
             }
@@ -160,7 +173,6 @@ async fn fetch(client: &Arc<Client>, repo: &RepoId, revision: &Revision, wanted:
             Err(error) => failed.push(("?".to_owned(), error.to_string())),
         }
     }
-    progress.finish();
     failed.sort();
     Ok(Pulled { commit, file_count, len, failed })
 }
@@ -207,7 +219,7 @@ where
 }
 
 /// Reads a file to its end, going on after each break.
-async fn read_file(client: &Client, target: &str, file: &TreeFile, progress: &Progress) -> Result<(), String> {
+async fn read_file(client: &Client, target: &str, file: &TreeFile, progress: &dyn Watch) -> Result<(), String> {
     let mut offset = 0;
     let mut tries = 0;
     loop {
@@ -228,7 +240,7 @@ async fn read_file(client: &Client, target: &str, file: &TreeFile, progress: &Pr
 }
 
 /// Reads from `offset` on, which follows what has come.
-async fn read_on(client: &Client, target: &str, size: u64, offset: &mut u64, progress: &Progress) -> Result<(), AskError> {
+async fn read_on(client: &Client, target: &str, size: u64, offset: &mut u64, progress: &dyn Watch) -> Result<(), AskError> {
     let response = client.get(target, *offset).await?;
     if *offset > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
         progress.lost(*offset);

@@ -259,6 +259,16 @@ pub(super) fn check_token(text: &str) -> Result<(), String> {
     }
 }
 
+/// Checks that a token cannot be guessed by trying.
+pub(super) fn check_admin_token(text: &str) -> Result<(), String> {
+    check_token(text)?;
+    if text.len() < 16 {
+        Err("is shorter than 16 characters; `openssl rand -hex 32` makes a good one".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
 fn check_host(text: &str) -> Result<(), String> {
     if is_host(text.strip_prefix("*.").unwrap_or(text)) {
         return Ok(());

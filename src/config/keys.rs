@@ -1,6 +1,6 @@
 //! The table of keys. To add one: a field in `mod.rs`, a row here, a line in `conf/dingospeed.yaml`.
 
-use super::key::{Key, Kind, check_hook, check_proxy, check_token};
+use super::key::{Key, Kind, check_admin_token, check_hook, check_proxy, check_token};
 use super::{EvictionStrategy, LogFormat, WhenClientLeaves, WhenUpstreamIsDown, Writes};
 use std::time::Duration;
 
@@ -475,5 +475,26 @@ pub(super) static KEYS: &[Key] = &[
         example: "https://chat.example.org/hooks/abcdefgh",
         doc: "Where alarms are told, by a POST of JSON; empty means nowhere.",
         kind: Kind::Secret { check: check_hook, at: |config| &mut config.alerts.webhook },
+    },
+    Key {
+        name: "admin.listen",
+        default: "",
+        example: "127.0.0.1:8091",
+        doc: "An extra address for the page and the admin API; without admin.token it must be of the loopback, and all there are admins.",
+        kind: Kind::Address { may_be_empty: true, at: |config| &mut config.admin.listen },
+    },
+    Key {
+        name: "admin.token",
+        default: "",
+        example: "correct-horse-battery-staple",
+        doc: "Who brings it (Authorization: Bearer ..) may use the admin API, at admin.listen and at server.listen; empty means nobody.",
+        kind: Kind::Secret { check: check_admin_token, at: |config| &mut config.admin.token },
+    },
+    Key {
+        name: "admin.token_file",
+        default: "",
+        example: "/etc/dingospeed/admin-token",
+        doc: "A file that holds admin.token, so that it stands neither here nor on the command line.",
+        kind: Kind::File(|config| &mut config.admin.token_file),
     },
 ];

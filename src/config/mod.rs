@@ -4,6 +4,7 @@
 //! `conf/dingospeed.yaml` is held to it by a test. [`Config::from_yaml`] reads a file, [`Config::apply`] a flag. This room
 //! reads text, never files.
 
+mod admin;
 mod key;
 mod keys;
 mod mistake;
@@ -14,6 +15,7 @@ mod tests;
 mod unit;
 mod yaml;
 
+pub use admin::Admin;
 pub use key::Key;
 pub use mistake::Mistake;
 pub use network::Network;
@@ -38,6 +40,7 @@ pub struct Config {
     pub log: Log,
     pub metrics: Metrics,
     pub alerts: Alerts,
+    pub admin: Admin,
 }
 
 /// How clients are served.
@@ -356,6 +359,7 @@ impl Config {
             log: Log { level: String::new(), format: LogFormat::default() },
             metrics: Metrics { enabled: false, listen: String::new() },
             alerts: Alerts { webhook: Secret::default() },
+            admin: Admin::default(),
         }
     }
 }

@@ -57,6 +57,8 @@ pub enum Route {
     Write,
     /// The mirror's own pages.
     Own(Own),
+    /// Anything below `/-/`, where no repo can be: the JSON of the mirror's panel, by whatever method.
+    Panel,
     /// A browser asking whether it may ask (OPTIONS).
     Preflight,
     /// None of these.
@@ -80,6 +82,10 @@ impl Route {
     /// Segments are split before their escapes are undone, and they are undone once. Empty segments vanish; a `.` or
     /// `..` segment, escaped or not, is refused for every route, since what lies behind might resolve it.
     pub fn parse(method: &Method, target: impl AsRef<[u8]>) -> Result<Route, BadTarget> {
+        let is_panel = |path: &[u8]| path == b"/-" || path.starts_with(b"/-/");
+        if split_target(target.as_ref()).is_ok_and(|(path, _)| is_panel(path)) {
+            return Ok(Route::Panel);
+        }
         if method == Method::OPTIONS {
             return Ok(Route::Preflight);
         }
@@ -142,6 +148,7 @@ impl Route {
             Route::GitLfs { .. } => "git-lfs",
             Route::Write => "write",
             Route::Own(_) => "own",
+            Route::Panel => "panel",
             Route::Preflight => "preflight",
             Route::Unknown => "unknown",
         }

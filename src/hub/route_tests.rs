@@ -140,6 +140,10 @@ fn the_rest() {
     check("/readyz", Route::Own(Own::Ready));
     check("/info", Route::Own(Own::Info));
     check("/repos", Route::Own(Own::Repos));
+    check("/-/status", Route::Panel);
+    check("/-", Route::Panel);
+    assert_eq!(Route::parse(&Method::OPTIONS, "/-/remove?x"), Ok(Route::Panel));
+    assert_eq!(Route::parse(&Method::DELETE, "http://m/-/x"), Ok(Route::Panel));
     check("/o/m.git/info/refs?service=git-upload-pack", Route::Git { repo: model("o/m") });
     check("/o/m/info/refs?service=git-upload-pack", Route::Git { repo: model("o/m") });
     check("/datasets/o/d/info/refs", Route::Git { repo: dataset("o/d") });

@@ -116,6 +116,12 @@ impl PerClient {
         Ok((room.places.clone(), Presence { client, clients: self.clients.clone() }))
     }
 
+    /// Returns the clients that hold or wait for something, with how much.
+    pub fn present_clients(&self) -> Vec<(IpAddr, u64)> {
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.iter().map(|(client, room)| (*client, room.present_count)).collect()
+    }
+
     /// Returns how many clients hold or wait for something.
     pub fn client_count(&self) -> usize {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).len()

@@ -9,6 +9,7 @@ use super::courier;
 use super::error::MirrorError;
 use super::flights::{Bounds, Flights, Found, Presence, Step};
 use super::limits::Limits;
+use super::pace::Pace;
 use crate::alarms::{Alarm, raise};
 use crate::hub::Oid;
 use crate::metrics::metrics;
@@ -32,6 +33,7 @@ pub(super) struct Fill {
     /// Counts the objects that proved broken, over all fills.
     mismatched: moka::sync::Cache<Oid, u32>,
     flights: Flights<Arc<Object>, MirrorError>,
+    pace: Pace,
     judging: Mutex<Judging>,
     trouble: Mutex<Option<MirrorError>>,
     /// The running hash of the object's start; taken with `try_lock` by whoever published a block.
@@ -92,7 +94,8 @@ impl Fill {
         };
         let flights = Flights::new(object.clone(), bounds);
         let (judging, trouble) = (Mutex::default(), Mutex::default());
-        let fill = Arc::new(Fill { object, limits, sources, store, mismatched, flights, judging, trouble, prefix });
+        let pace = Pace::default();
+        let fill = Arc::new(Fill { object, limits, sources, store, mismatched, flights, pace, judging, trouble, prefix });
         // Complete but unproven: the process ended between the last block and the verdict.
         if fill.object.is_complete() && !fill.object.is_verified() {
             fill.verify();
@@ -167,7 +170,12 @@ impl Fill {
 
     /// Bytes of a run are in the file up to `offset`.
     pub(super) fn land(&self, run: &Run, offset: u64) {
-        self.flights.land(&run.blocks, offset);
+        self.pace.add(self.flights.land(&run.blocks, offset));
+    }
+
+    /// Bytes per second that come at the moment; none when nothing is on its way.
+    pub(super) fn speed(&self) -> Option<u64> {
+        (self.flights.load() != (0, 0)).then(|| self.pace.speed())
     }
 
     /// These blocks could not be had: see [`Flights::fail`].

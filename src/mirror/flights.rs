@@ -334,12 +334,15 @@ impl<P: Presence, E: Clone> Flights<P, E> {
         None
     }
 
-    /// Bytes of a run are in the file up to `offset`.
-    pub(super) fn land(&self, run: &Range<u64>, offset: u64) {
+    /// Bytes of a run are in the file up to `offset`. Returns how many of them are new.
+    pub(super) fn land(&self, run: &Range<u64>, offset: u64) -> u64 {
+        let mut gained = 0;
         if let Some(claim) = self.state().claims.get_mut(&run.start) {
+            gained = offset.saturating_sub(claim.landed);
             claim.landed = offset;
         }
         self.ring();
+        gained
     }
 
     /// A claimed run is given back, whatever has become of it.
@@ -398,8 +401,6 @@ impl<P: Presence, E: Clone> Flights<P, E> {
     }
 
     /// Couriers at work and runs claimed: both 0 when all is quiet.
-    #[cfg(test)]
-    #[allow(dead_code, reason = "for tests/flights.rs")]
     pub(super) fn load(&self) -> (usize, usize) {
         let state = self.state();
         (state.couriers, state.claims.len())

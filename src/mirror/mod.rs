@@ -4,6 +4,7 @@
 //! [`Mirror::file`] finds what a path is, [`Mirror::read`] its bytes, [`Mirror::answer`] what the API says.
 
 mod absent;
+mod activity;
 mod answers;
 mod catalog;
 mod courier;
@@ -12,9 +13,11 @@ mod error;
 mod feed;
 mod fill;
 mod flights;
+mod hits;
 mod layer;
 mod limits;
 mod names;
+mod pace;
 mod promises;
 mod reader;
 mod rules;
@@ -22,11 +25,13 @@ mod second_hand;
 mod sources;
 mod through;
 
+pub use activity::Flight;
 pub use answers::{Answer, HEADERS_OWN, Question};
 pub use catalog::FileInfo;
 pub use error::MirrorError;
 pub(crate) use error::refused;
 pub(crate) use names::Names;
+pub use pace::Pace;
 pub use promises::{Asker, Part};
 pub use reader::Reader;
 
@@ -97,6 +102,7 @@ pub struct Mirror {
     mismatched: moka::sync::Cache<Oid, u32>,
     /// Files whose link is known to stand.
     linked: moka::sync::Cache<FileInfo, ()>,
+    hits: hits::Hits,
 }
 
 impl Mirror {
@@ -127,6 +133,7 @@ impl Mirror {
             searches: answers::searches(),
             missing: answers::missing(config.freshness.missing),
             config: config.clone(),
+            hits: hits::Hits::load(&store),
             store,
             origin,
             limits: Arc::new(limits),
@@ -176,6 +183,7 @@ impl Mirror {
             fill.sources.add(file, token, admission);
         }
         self.link(file);
+        self.hits.count(&file.repo, fill.object.is_complete());
         Ok(Reader::new(fill, voucher))
     }
 

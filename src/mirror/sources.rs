@@ -108,6 +108,11 @@ impl Sources {
         !places.is_empty() && places.iter().all(is_it)
     }
 
+    /// The resolve paths of the places, and whether anybody may read there; latest first.
+    pub(super) fn targets(&self) -> Vec<(String, bool)> {
+        self.places().iter().map(|place| (place.target(), place.open)).collect()
+    }
+
     /// Whether there is nowhere to ask.
     pub(super) fn is_empty(&self) -> bool {
         self.places().is_empty()

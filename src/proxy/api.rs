@@ -70,7 +70,7 @@ impl HubProxy {
 }
 
 /// Reads the question, which arrives in bounded time: pingora's own clock starts again with each byte.
-async fn read_form(session: &mut Session) -> Result<(String, Bytes), Refusal> {
+pub(super) async fn read_form(session: &mut Session) -> Result<(String, Bytes), Refusal> {
     let form = tokio::time::timeout(FORM_TIME_MAX, read_whole_form(session)).await;
     let form = form.unwrap_or_else(|_| Err(HubError::body_too_slow().into_refusal()));
     if form.is_err() {

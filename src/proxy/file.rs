@@ -117,6 +117,8 @@ pub(super) fn name(head: &mut ResponseHeader, file: &FileInfo, location: Option<
     if head.status == 200 || (head.status == 206 && !head.headers.get(header::CONTENT_TYPE).is_some_and(is_multipart)) {
         head.insert_header(header::CONTENT_TYPE, content_type(file.path.as_str()))?;
     }
+    // As the Hub says it: no browser runs a stranger's file as if it were this mirror's own page.
+    head.insert_header(header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox")?;
     respond::add_cors(head)
 }
 

@@ -9,6 +9,7 @@ mod connection;
 mod file;
 mod front;
 mod head;
+mod panel;
 mod range;
 mod raw;
 mod respond;
@@ -24,6 +25,7 @@ use crate::hub::{ApiTarget, FilePath, HubError, Oid, Own, RangeAsk, RepoId, Revi
 use crate::limits::{Client, Limits, Ticket};
 use crate::metrics::{Answered, metrics};
 use crate::mirror::{FileInfo, Mirror, MirrorError, Reader};
+use crate::panel::{Door, Panel};
 use crate::source::{SourceError, Token, deadline};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -49,10 +51,12 @@ const VIEWER: &str = "datasets-server.";
 /// Bytes of a request's path that are logged.
 const LOGGED_PATH_MAX: usize = 512;
 
-/// The proxy for clients.
+/// The proxy for clients; behind the admin's door the panel alone.
 pub struct HubProxy {
+    door: Door,
     mirror: Arc<Mirror>,
     limits: Arc<Limits>,
+    panel: Arc<Panel>,
     public_url: String,
     keepalive_timeout: Duration,
 }
@@ -96,9 +100,10 @@ impl Drop for Counted {
 }
 
 impl HubProxy {
-    pub fn new(config: &Config, mirror: Arc<Mirror>, limits: Arc<Limits>) -> HubProxy {
+    pub fn new(config: &Config, mirror: Arc<Mirror>, limits: Arc<Limits>, panel: Arc<Panel>, door: Door) -> HubProxy {
         let server = &config.server;
-        HubProxy { mirror, limits, public_url: server.public_url.clone(), keepalive_timeout: server.keepalive_timeout }
+        let (public_url, keepalive_timeout) = (server.public_url.clone(), server.keepalive_timeout);
+        HubProxy { door, mirror, limits, panel, public_url, keepalive_timeout }
     }
 
     /// Says for whom the request is.
@@ -129,6 +134,10 @@ impl HubProxy {
         let raw_target = head.raw_path().to_vec();
         let route = Route::parse(&method, &raw_target).map_err(|e| HubError::from(e).into_refusal())?;
         ctx.label = route.label();
+        if self.door == Door::Admin || matches!(route, Route::Panel | Route::Own(Own::Info | Own::Repos)) {
+            Box::pin(self.panel(session, ctx, route)).await?;
+            return Ok(Some(()));
+        }
         let token = Token::from_header(head.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()));
         if head_text(head, header::HOST).is_some_and(|host| host.starts_with(VIEWER)) {
             return Err(HubError::no_viewer().into_refusal());
@@ -195,7 +204,7 @@ impl HubProxy {
             Route::GitLfs { repo } => Err(HubError::no_git_lfs(&repo).into_refusal()),
             Route::Layer { repo, oid } => Box::pin(self.layer(session, ctx, &raw_target, repo, oid, token)).await,
             Route::Bucket => Err(HubError::no_buckets().into_refusal()),
-            Route::Unknown => Err(HubError::no_such_page().into_refusal()),
+            Route::Panel | Route::Unknown => Err(HubError::no_such_page().into_refusal()),
             route => {
                 let target = ApiTarget::new(&route, &raw_target);
                 ctx.from = Box::pin(self.api(session, route, method, target, token)).await?;
@@ -335,7 +344,7 @@ impl HubProxy {
             Own::Index => {
                 let base = respond::base(session, &self.public_url);
                 let text = format!(
-                    "DingoSpeed {}: a mirror of {}.\nPoint clients here: export HF_ENDPOINT={base}\n",
+                    "DingoSpeed {}: a mirror of {}.\nPoint clients here: export HF_ENDPOINT={base}\nWhat is kept: {base}/repos\n",
                     env!("CARGO_PKG_VERSION"),
                     self.mirror.origin.base()
                 );

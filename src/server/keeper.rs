@@ -72,6 +72,17 @@ pub(super) async fn watch(store: Arc<Store>, pass_every: Duration) {
     }
 }
 
+/// Writes down now and then how often repos were read, for ever; abort it to stop.
+pub(super) async fn count(mirror: Arc<Mirror>) {
+    loop {
+        tokio::time::sleep(FLUSH_EVERY).await;
+        let mirror = mirror.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || mirror.save_hits()).await {
+            log::error!("keeping the counts of reads broke off: {error}");
+        }
+    }
+}
+
 fn look(store: &Store, pass_due: bool, flush_due: bool) {
     let pass_due = pass_due && store.read_only().is_none();
     let done = if pass_due { store.pass(&PassOptions::default()).map(Some) } else { store.pass_if_needed() };

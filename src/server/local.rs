@@ -73,6 +73,7 @@ fn start_in_background(mut config: Config) -> Result<Running, ServeError> {
     config.server.listen = "127.0.0.1:0".to_owned();
     config.server.public_url.clear();
     config.metrics.listen.clear();
+    config.admin.listen.clear();
     config.server.drain_timeout = Duration::ZERO;
     raise_file_limit();
     let store = open_store(&config)?;

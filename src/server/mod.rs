@@ -26,6 +26,7 @@ use crate::{
     journal,
     limits::Limits,
     mirror::{Mirror, warm_objects_max},
+    panel::{Door, Panel},
     proxy::{Front, HubProxy},
     source::Hook,
     store::{Store, StoreError, StoreOptions},
@@ -153,10 +154,15 @@ async fn serve(
     let address = socket.address();
     let mirror = Mirror::new(config, store.clone());
     keeper::introduce(config, &store, &mirror);
-    let tidied = mirror.clone();
+    let (tidied, counted) = (mirror.clone(), mirror.clone());
     let limits = Arc::new(Limits::new(&config.server));
-    let desk = pingora_proxy::http_proxy(&pingora_conf(), HubProxy::new(config, mirror, limits.clone()));
-    let front = Front::new(Arc::new(desk), limits, &config.server, connections_max(config));
+    let panel = Panel::new(config, mirror.clone(), limits.clone(), address, reachable(address));
+    let proxy = |door| HubProxy::new(config, mirror.clone(), limits.clone(), panel.clone(), door);
+    let desk = pingora_proxy::http_proxy(&pingora_conf(), proxy(Door::Main));
+    let admin_desk = pingora_proxy::http_proxy(&pingora_conf(), proxy(Door::Admin));
+    let connections_max = connections_max(config);
+    let admin_front = Front::new(Arc::new(admin_desk), limits.clone(), &config.server, connections_max);
+    let front = Front::new(Arc::new(desk), limits.clone(), &config.server, connections_max);
     let connections = front.connections();
     let (stop_sender, shutdown) = watch::channel(false);
 
@@ -171,7 +177,13 @@ async fn serve(
     services.spawn(socket.serve(Service::new("mirror".to_owned(), front), shutdown.clone()));
     if !config.metrics.listen.is_empty() {
         let socket = Socket::bind(&config.metrics.listen, "choose another with --set metrics.listen=ADDR:PORT")?;
-        services.spawn(socket.serve(pingora_prometheus::prometheus_http_service(), shutdown));
+        services.spawn(socket.serve(pingora_prometheus::prometheus_http_service(), shutdown.clone()));
+    }
+    if !config.admin.listen.is_empty() {
+        let socket = Socket::bind(&config.admin.listen, "choose another with --set admin.listen=ADDR:PORT")?;
+        // Past the logger, like the start line: with port 0 this is where it can be learnt.
+        eprintln!("dingospeed: the admin's page is at http://{}/", reachable(socket.address()));
+        services.spawn(socket.serve(Service::new("admin".to_owned(), admin_front), shutdown));
     }
     // Dropped too; these two may end at any time.
     let mut services_aside = JoinSet::new();
@@ -182,6 +194,7 @@ async fn serve(
         }
     });
     services_aside.spawn(keeper::watch(store.clone(), config.eviction.interval));
+    services_aside.spawn(keeper::count(mirror.clone()));
     match Desk::open(store.clone()) {
         Ok(desk) => drop(services_aside.spawn(desk.serve())),
         Err(_) if store.read_only().is_some() => {}
@@ -202,13 +215,17 @@ async fn serve(
         }
     }
     services_aside.abort_all();
+    panel.close();
     // Ends the accept loops, which close their sockets: from here on new connections are refused. Then each service closes
     // the connections on which no request runs.
     let _ = stop_sender.send(true);
     while services.join_next().await.is_some() {}
     let drained = drain::wait(&connections, config.server.drain_timeout).await;
     // A disk that hangs loses the times of the last minute's reads, and does not keep the process.
-    let flush = tokio::task::spawn_blocking(move || store.flush_reads());
+    let flush = tokio::task::spawn_blocking(move || {
+        store.flush_reads();
+        counted.save_hits();
+    });
     let _ = tokio::time::timeout(DISK_END_MAX, flush).await;
     Ok(match drained {
         Drained::All => Ended::Drained,

@@ -142,6 +142,11 @@ impl Breaker {
         self.unreachable.as_ref().is_some_and(|open| open.probing || now < open.due)
     }
 
+    /// Since when the host is down, as far as was told by [`Change::Down`].
+    pub(super) fn down_since(&self) -> Option<Instant> {
+        [&self.unreachable, &self.failing].into_iter().flatten().filter(|open| open.told).map(|open| open.since).min()
+    }
+
     /// Whether there is nothing to remember.
     pub(super) fn is_closed(&self) -> bool {
         let is_quiet = self.quick_failures == 0 && self.given_up.is_empty() && self.streak.is_empty();

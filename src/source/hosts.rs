@@ -107,6 +107,11 @@ impl Hosts {
         Err(SourceError::Busy { host: host.name.clone(), status: hold.status, retry_after })
     }
 
+    /// Returns since when a host is known to be down, if it is; asks for no probe.
+    pub(super) fn down_since(&self, url: &Url) -> Option<Instant> {
+        self.host(url).state().0.down_since()
+    }
+
     /// Whether a host is known to be unreachable.
     pub(super) fn is_down(&self, url: &Url) -> bool {
         self.host(url).state().0.is_down(Instant::now())

@@ -148,6 +148,15 @@ impl Origin {
         self.upstreams[0].base.origin()
     }
 
+    /// Returns each configured upstream, and for how long it has been down if it is.
+    pub fn health(&self) -> Vec<(String, Option<Duration>)> {
+        let health = |upstream: &Upstream| {
+            let since = self.client.hosts.down_since(&upstream.base);
+            (upstream.base.origin(), since.map(|since| since.elapsed()))
+        };
+        self.upstreams.iter().map(health).collect()
+    }
+
     /// Whether bytes may be had elsewhere when the first upstream or its CDN is down.
     pub fn has_fallbacks(&self) -> bool {
         self.upstreams.len() > 1

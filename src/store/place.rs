@@ -13,6 +13,7 @@
 //! <root>/quarantine/<name>.<unix ms>.blob, .reason            what was found broken
 //! <root>/tmp/                                                 files not yet named, also other processes' (intake); emptied at start
 //! <root>/pins                                                 what is never evicted   (pins)
+//! <root>/hits                                                 how often repos were read (hits)
 //! <root>/admin.sock                                           where the serving process takes orders
 //! <root>/secret                                               the key of those hashes   (secret)
 //! <root>/lock, VERSION

@@ -46,10 +46,12 @@ def main() -> int:
         hub = options.hub or start_hub(stack, options.bin, package)
         mirror = start_mirror(stack, options.bin, hub, folder / "repos")
         say(f"{MODEL}: {len(wanted)} files, {mib(sum(size for _, size in wanted.values()))}")
-        say(f"fake Hub {hub}   mirror {mirror}\n")
+        say(f"fake Hub {hub}   mirror {mirror}")
+        say(f"the mirror's page, which fills meanwhile: {mirror}/repos\n")
 
         cold = download(hub, mirror, folder / "first-home")
         report("first download, the mirror is empty", cold)
+        shown(mirror, len(wanted))
         warm = download(hub, mirror, folder / "second-home")
         report("second download, another empty client", warm)
 
@@ -59,7 +61,9 @@ def main() -> int:
         check(warm["cdn_bytes"] == 0, "the second download took no file from upstream")
         check(len(warm["calls"]) <= 1, "the second download asked the Hub at most one question")
         load(warm["snapshot"])
-    say("\ndemo: all good")
+        say("\ndemo: all good")
+        if sys.stdin.isatty():
+            input(f"The page stays at {mirror}/repos until you press Enter. ")
     return 0
 
 
@@ -172,6 +176,20 @@ def control(hub: str, path: str, body: bytes | None = None):
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(f"{hub}/{path}", data=body, timeout=START_MAX) as answer:
         return json.load(answer)
+
+
+def shown(mirror: str, files: int) -> None:
+    """Waits until the page's list has the whole model: it is linked a moment after it was sent."""
+    before = time.monotonic()
+    while True:
+        repos = control(mirror, "-/repos")["repos"]
+        row = next((row for row in repos if row["name"] == MODEL), None)
+        if row and row["files_present"] == files:
+            break
+        if time.monotonic() - before > START_MAX:
+            break
+        time.sleep(0.2)
+    check(bool(row) and row["files_present"] == files, f"the page shows it: {files} files, {mib(row['bytes_on_disk'] if row else 0)} on disk")
 
 
 def report(title: str, run: dict) -> None:

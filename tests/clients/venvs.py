@@ -23,6 +23,8 @@ VENVS = ROOT / ".venvs"
 OLDEST = (3, 11)
 # Half a gigabyte; `make test` goes without.
 LARGE = {"libraries"}
+# What an environment is there for, when that is not the Hub's client.
+PURPOSE = {"browser": "playwright"}
 
 
 def main() -> int:
@@ -44,7 +46,7 @@ def make(name: str, requirements: Path, python: str) -> None:
     folder = VENVS / name
     stamp = folder / "stamp"
     wanted = hashlib.sha256(requirements.read_bytes() + version_of(python).encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted and works(folder / "bin" / "python"):
+    if stamp.exists() and stamp.read_text() == wanted and works(folder / "bin" / "python", PURPOSE.get(name, "huggingface_hub")):
         return
 
     began = time.monotonic()
@@ -127,10 +129,10 @@ def version_of(python: str) -> str:
     return asked.stdout.strip() if asked.returncode == 0 else ""
 
 
-def works(python: Path) -> bool:
+def works(python: Path, module: str) -> bool:
     # An environment whose base Python was removed or upgraded in place still exists but cannot start.
     try:
-        return subprocess.run([python, "-c", "import huggingface_hub"], capture_output=True).returncode == 0
+        return subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode == 0
     except OSError:
         return False
 

@@ -139,6 +139,14 @@ impl Mirror {
         self.url.trim_start_matches("http://").parse().expect("the start line names an address")
     }
 
+    /// Returns the address of `admin.listen`, as its last start told it.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        let log = self.log();
+        let line = log.lines().rfind(|line| line.contains("the admin's page is at ")).expect("a line with the admin's address");
+        let url = line.split_once("http://").expect("a URL").1;
+        url.trim_end_matches('/').parse().expect("the line names an address")
+    }
+
     /// Returns the directory with the mirror's files.
     pub(crate) fn repos(&self) -> PathBuf {
         self.options.repos.clone().unwrap_or_else(|| self.folder.path().join("repos"))

@@ -13,5 +13,5 @@ mod relay;
 pub(crate) use client::{Connection, Response, Sum};
 pub(crate) use confine::{CallFault, ReadOnly};
 pub(crate) use mirror::{Mirror, MirrorOptions, dingospeed, limit_file_size, program};
-pub(crate) use python::{Python, Ran, demo_python, root, run_within};
+pub(crate) use python::{Python, Ran, browser_python, demo_python, root, run_within};
 pub(crate) use relay::{ConnectProxy, Relay};

@@ -9,6 +9,8 @@ use tokio::process::Command;
 
 /// How long one program may run.
 const RUN_MAX: Duration = Duration::from_secs(180);
+/// A browser starts many programs of its own, on a machine that may be busy.
+const BROWSER_MAX: Duration = Duration::from_secs(600);
 
 /// A user with an empty home: one release of huggingface_hub, one `HF_HOME`, and nothing of the machine's environment.
 pub(crate) struct Python {
@@ -104,6 +106,13 @@ pub(crate) async fn demo_python(script: &str, arguments: &[&str]) -> Ran {
     let mut command = Command::new(python_of("demo"));
     command.arg(root().join("tests/clients").join(script)).args(arguments);
     run(command, script).await
+}
+
+/// Runs a script of `tests/clients/` in the environment that drives a browser.
+pub(crate) async fn browser_python(script: &str, arguments: &[&str]) -> Ran {
+    let mut command = Command::new(python_of("browser"));
+    command.arg(root().join("tests/clients").join(script)).args(arguments);
+    run_within(BROWSER_MAX, command, script).await
 }
 
 async fn run(command: Command, what: &str) -> Ran {
