@@ -191,8 +191,8 @@ class Bench:
         self.compare("first byte of 64 KiB, beside 64 streams of 8 MiB/s", "<= 1.5 x nginx", self.hit, measure)
 
     def tls(self):
-        settings = [f"server.tls.listen=127.0.0.1:{PORTS['mirror_tls']}"]
-        settings += [f"server.tls.certificate={self.work}/cert.pem", f"server.tls.key={self.work}/key.pem"]
+        settings = [f"tls.listen=127.0.0.1:{PORTS['mirror_tls']}"]
+        settings += [f"tls.certificate={self.work}/cert.pem", f"tls.key={self.work}/key.pem"]
         self.start_mirror("repos", settings)
         ports = {"nginx": PORTS["nginx_tls"], "mirror": PORTS["mirror_tls"]}
         measure = lambda server: self.streams(
