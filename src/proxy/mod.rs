@@ -134,13 +134,13 @@ impl HubProxy {
         let raw_target = head.raw_path().to_vec();
         let route = Route::parse(&method, &raw_target).map_err(|e| HubError::from(e).into_refusal())?;
         ctx.label = route.label();
-        if self.door == Door::Admin || matches!(route, Route::Panel | Route::Own(Own::Info | Own::Repos)) {
-            Box::pin(self.panel(session, ctx, route)).await?;
-            return Ok(Some(()));
-        }
         let token = Token::from_header(head.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()));
         if head_text(head, header::HOST).is_some_and(|host| host.starts_with(VIEWER)) {
             return Err(HubError::no_viewer().into_refusal());
+        }
+        if self.door == Door::Admin || matches!(route, Route::Panel | Route::Own(Own::Info | Own::Repos)) {
+            Box::pin(self.panel(session, ctx, route)).await?;
+            return Ok(Some(()));
         }
         if matches!(route, Route::Write | Route::GitPush { .. }) {
             self.may_write()?;
