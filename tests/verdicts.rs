@@ -359,7 +359,9 @@ async fn a_reader_of_a_public_file_is_not_told_where_else_it_lies() {
         let bytes = noise(5, 9_000_000);
         hub.model("acme/public").lfs("w.bin", &bytes).commit("first");
         hub.model("corp/secret-project").lfs("hidden.bin", &bytes).commit("first").private().grant("hf_owner");
-        let mirror = Mirror::of(&hub).set("upstream.patience", "2s").set("upstream.question_timeout", "2s").start().await;
+        let mirror = Mirror::of(&hub).set("upstream.patience", "2s");
+        let mirror = if hangs { mirror.set("upstream.question_timeout", "2s") } else { mirror };
+        let mirror = mirror.start().await;
         assert_eq!(mirror.head("/acme/public/resolve/main/w.bin").await.status, 200);
         let own = ["Range: bytes=0-99", "Authorization: Bearer hf_owner"];
         assert_eq!(mirror.ask("GET", "/corp/secret-project/resolve/main/hidden.bin", &own).await.status, 206);
@@ -374,7 +376,9 @@ async fn a_reader_of_a_public_file_is_not_told_where_else_it_lies() {
             fault.status(200, PAGE)
         };
         let told = mirror.get_range("/acme/public/resolve/main/w.bin", "bytes=7000000-7000099").await;
-        assert!(told.status >= 429, "{}", told.status);
+        // While it hangs, a head may have had to leave before anything could be told.
+        let is_cut = hangs && told.status == 206 && !told.whole && told.body.is_empty();
+        assert!(told.status >= 429 || is_cut, "{}", told.status);
         let told = format!("{:?} {}", told.headers, told.text());
         assert!(!told.contains("secret") && !told.contains("hidden"), "{told}");
     }

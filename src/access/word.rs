@@ -139,7 +139,8 @@ impl Upstream {
 fn trouble(error: &SourceError) -> Word {
     let cause = match error {
         SourceError::Busy { status, .. } if *status < 500 => Cause::Unclear,
-        SourceError::Forbidden { .. } | SourceError::Refused { .. } => Cause::Unclear,
+        // Nonsense and a redirect elsewhere come from what stands between as well.
+        SourceError::Forbidden { .. } | SourceError::Refused { .. } | SourceError::Broken { .. } => Cause::Unclear,
         _ => Cause::Absent,
     };
     let error = match error {

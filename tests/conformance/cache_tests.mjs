@@ -27,13 +27,24 @@ const { default: surrogate } = await load('tests/surrogate-control.mjs')
 // The suite's server talks; only results belong on stdout.
 console.log = () => {}
 
+// The mirror believes no page in the place of JSON, and no refusal without the Hub's marks: both come from portals.
+function asTheHub (response) {
+  const writeHead = response.writeHead.bind(response)
+  response.writeHead = (status, ...rest) => {
+    if (!response.hasHeader('Content-Type')) response.setHeader('Content-Type', 'application/json')
+    if (status >= 400 && status < 500) response.setHeader('X-Error-Message', 'as the suite says')
+    return writeHead(status, ...rest)
+  }
+}
+
 const server = http.createServer((request, response) => {
   const segments = new URL(request.url, 'http://a').pathname.split('/').slice(1)
   if (segments[0] === 'config') return handleConfig(segments.slice(1), request, response)
   if (segments[0] === 'state') return handleState(segments.slice(1), request, response)
   if (segments.slice(0, 3).join('/') !== 'api/models/t') return response.writeHead(404).end()
   // Anybody may read the repo: its answers may be kept.
-  if (segments[4] === 'auth-check') return response.writeHead(200).end()
+  if (segments[4] === 'auth-check') return response.writeHead(200, { 'Content-Type': 'text/plain; charset=utf-8' }).end('OK')
+  asTheHub(response)
   handleTest(segments.slice(3), request, response)
 })
 await new Promise(resolve => server.listen(0, '127.0.0.1', resolve))
