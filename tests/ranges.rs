@@ -2,6 +2,7 @@
 //! files come all the same, and what upstream sends stays a small multiple of the file.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fake_hub::{Content, FakeHub};
 
@@ -112,6 +113,21 @@ async fn a_stream_that_breaks_goes_on_where_it_was() {
     let mirror = Mirror::start(&s.hub).await;
     let sum = mirror.sum(FILE, &[]).await;
     assert!(sum.whole && sum.sha256 == s.oid, "{sum:?}");
+}
+
+/// Each try brings the same half of a block anew, which is no progress.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_always_breaks_at_the_same_place_is_given_up() {
+    let s = setup().await;
+    s.hub.fault("w.bin").on_cdn().always().cut_after(2 * MIB + 300_000);
+    let mirror = Mirror::of(&s.hub).set("upstream.patience", "2s").start().await;
+    let sum = tokio::time::timeout(Duration::from_secs(60), mirror.sum(FILE, &[])).await;
+    let sum = sum.expect("an end");
+    assert!(!sum.whole, "{sum:?}");
+    mirror.wait_log("failed fill object=").await;
+    s.hub.wait_idle().await;
+    let calls = s.hub.cdn_calls().len();
+    assert!(calls < 100, "{calls} tries");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -102,13 +102,16 @@ struct Load {
     /// CRC32C of the current block up to `offset`.
     crc: u32,
     piece_len: usize,
-    /// Bytes that were written, over all tries.
-    written_len: u64,
+    /// How far any try came. To bring the same half of a block again, as a stream does that breaks there, is no progress.
+    farthest: u64,
+    /// Bytes of progress, over all tries.
+    gained_len: u64,
 }
 
 impl Load {
     fn new(fill: &Fill, run: Run) -> Load {
-        let mut load = Load { run: None, in_stream: false, offset: 0, end: 0, crc: 0, piece_len: PIECE_LEN_MIN, written_len: 0 };
+        let piece_len = PIECE_LEN_MIN;
+        let mut load = Load { run: None, in_stream: false, offset: 0, end: 0, crc: 0, piece_len, farthest: 0, gained_len: 0 };
         load.begin(fill, &run.blocks);
         load.run = Some(run);
         load
@@ -117,6 +120,17 @@ impl Load {
     fn begin(&mut self, fill: &Fill, blocks: &Range<u64>) {
         let all = fill.object.blocks();
         (self.offset, self.end, self.crc) = (all.span(blocks.start).start, all.span(blocks.end - 1).end, 0);
+    }
+
+    /// The bytes up to `offset` were written.
+    fn come_to(&mut self, offset: u64, crc: u32, finished: bool) {
+        // A block is finished once, so that counts wherever it lies.
+        self.gained_len += match finished {
+            true => (offset - self.offset).max(PROGRESS_LEN_MIN),
+            false => offset.saturating_sub(self.offset.max(self.farthest)),
+        };
+        self.farthest = self.farthest.max(offset);
+        (self.offset, self.crc) = (offset, crc);
     }
 
     /// The blocks that will not come if it fails: all that follow, where only the whole can be had.
@@ -136,12 +150,12 @@ async fn carry(fill: &Arc<Fill>, run: Run, turn: Turn) -> Ended {
     let mut fruitless = 0;
     let mut since = Instant::now();
     loop {
-        let before = load.written_len;
+        let before = load.gained_len;
         let error = match carry_once(fill, &mut load).await {
             Ok(ended) => return ended,
             Err(error) => error,
         };
-        if load.written_len - before >= PROGRESS_LEN_MIN {
+        if load.gained_len - before >= PROGRESS_LEN_MIN {
             (fruitless, since) = (0, Instant::now());
         }
         fruitless += 1;
@@ -292,8 +306,7 @@ async fn settle(fill: &Arc<Fill>, load: &mut Load, piece: Vec<u8>) -> Result<(Ve
     // Writing may wait for the disk, so it is done off the event loop.
     let written = tokio::task::spawn_blocking(move || write(&keeper, offset, crc, piece));
     let (buffer, offset, crc, finished) = written.await??;
-    load.written_len += offset - load.offset;
-    (load.offset, load.crc) = (offset, crc);
+    load.come_to(offset, crc, finished);
     fill.set_trouble(None);
     if let Some(run) = &load.run {
         fill.land(run, offset);
