@@ -145,6 +145,9 @@ impl Reader {
         let span_len = self.span.end - self.span.start;
         let bytes = self.ready.take_if(|bytes| bytes.len() as u64 == span_len)?;
         self.span.start = self.span.end;
+        if let Way::Kept(kept) = &self.way {
+            kept.advance(self.span.start);
+        }
         Some(bytes)
     }
 
@@ -450,6 +453,25 @@ mod tests {
         got.extend(rest(&mut reader).await);
         assert!(got == bytes);
         assert!(fill.object.is_verified());
+    }
+
+    /// Or its wish would outlive it, where clients that leave do not end wishes.
+    #[tokio::test]
+    async fn who_took_the_whole_wants_nothing_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..SIZE).map(|at| (at % 253) as u8).collect();
+        let oid = oid_of(&bytes);
+        let mirror = mirror_with_unjudged_object(dir.path(), &bytes, oid);
+        let mut reader = mirror.read(&file(oid, SIZE), None, Admission::Open).await.unwrap();
+        reader.prepare(10..110).await.unwrap();
+        // As if it had had to wait.
+        let Way::Kept(kept) = &mut reader.way else { panic!("not from the store") };
+        let fill = kept.fill.clone();
+        let ticket = fill.want(10..110);
+        kept.ticket = Some(ticket);
+        assert!(fill.still_wants(ticket, 10));
+        assert!(reader.take_whole().unwrap() == bytes[10..110]);
+        assert!(!fill.still_wants(ticket, 10));
     }
 
     #[tokio::test]
