@@ -283,6 +283,10 @@ impl Origin {
                     if len.is_some_and(|len| len != size) {
                         return Err(wrong(format!("expected {size} bytes, the answer has {}", len.unwrap_or(0))));
                     }
+                    // A page of a firewall's is as long as it likes, and would pass for the file's start.
+                    if len.is_none() && text("etag").is_none() {
+                        return Err(wrong("the answer has neither a Content-Length nor an ETag".into()));
+                    }
                     return Ok((body, 0));
                 }
                 300..=399 => {

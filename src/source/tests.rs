@@ -310,3 +310,20 @@ async fn a_certificate_that_nobody_signed_is_not_believed() {
     assert!(matches!(body, Err(SourceError::Unreachable { .. })), "{body:?}");
     assert_eq!(read.load(Ordering::Relaxed), 0, "nothing was asked of it, and no token shown");
 }
+
+#[tokio::test]
+async fn bytes_without_length_and_etag_may_be_anything() {
+    let page = "Transfer-Encoding: chunked\r\n\r\n6\r\n<html>\r\n0\r\n\r\n";
+    for (head, taken) in [("", false), ("ETag: \"x\"\r\n", true)] {
+        let server = Server::start(format!("HTTP/1.1 200 OK\r\n{head}{page}")).await;
+        let origin = origin(&[("upstream.url", &server.url)]);
+        let url = Url::parse(&format!("{}/a/b/resolve/main/w", server.url)).unwrap();
+        for span in [0..100, 100..200] {
+            let body = origin.open(&url, None, span, 5000).await.map(|(_, starts_at)| starts_at);
+            match taken {
+                true => assert_eq!(body.ok(), Some(0)),
+                false => assert!(matches!(body, Err(SourceError::Broken { .. })), "{body:?}"),
+            }
+        }
+    }
+}
