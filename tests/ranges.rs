@@ -164,3 +164,20 @@ async fn a_cache_too_small_for_the_file_serves_all_of_it() {
     let sum = mirror.sum(FILE, &[]).await;
     assert!(sum.whole && sum.sha256 == s.oid, "{sum:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_goes_for_what_is_only_passed() {
+    const OTHER: &str = "/acme/other/resolve/main/o.bin";
+    let s = setup().await;
+    s.hub.model("acme/other").synthetic("o.bin", 8 * MIB, 4).commit("first");
+    let mirror = Mirror::of(&s.hub).set("eviction.max_size", "40MiB").start().await;
+    assert!(mirror.sum(OTHER, &[]).await.whole);
+    s.part(&mirror, 70 * MIB + 5, 3 * MIB).await;
+    s.hub.wait_idle().await;
+    s.hub.clear_log();
+    assert!(mirror.sum(OTHER, &[]).await.whole);
+    assert_eq!(s.hub.cdn_bytes(), 0, "it has gone");
+    // Where there was room, what was passed is kept.
+    s.part(&mirror, 11 * MIB + 1, 9 * MIB).await;
+    assert_eq!(s.hub.cdn_bytes(), 0, "passed, and not kept");
+}

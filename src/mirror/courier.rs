@@ -192,6 +192,12 @@ async fn make_room(fill: &Arc<Fill>, len: u64) -> Result<(), MirrorError> {
     tokio::task::spawn_blocking(move || keeper.make_room(len)).await?
 }
 
+/// Not when the disk cannot tell.
+async fn has_room(fill: &Arc<Fill>, len: u64) -> bool {
+    let keeper = fill.clone();
+    tokio::task::spawn_blocking(move || keeper.has_room(len)).await.is_ok_and(|has_room| has_room.unwrap_or(false))
+}
+
 impl MirrorError {
     /// How long to wait after this many fruitless tries before another one; `None` when that is useless.
     pub(super) fn retry_wait(&self, fruitless: u32) -> Option<Duration> {
@@ -256,17 +262,18 @@ async fn carry_whole(fill: &Arc<Fill>, load: &mut Load, mut feed: Feed, stream: 
             feed.skip_to(load.end).await?;
             continue;
         };
-        match make_room(fill, load.end - load.offset).await {
-            // It is only passed; its room may be needed for what is wanted.
-            Err(_) if !step.needed => feed.skip_to(load.end).await?,
-            Err(error) => return Err(error),
-            Ok(()) => {
-                load.run = Some(run);
-                let outcome = carry_run(fill, load, &mut feed).await;
-                load.run = None;
-                let _ = outcome?;
-            }
+        let len = load.end - load.offset;
+        if step.needed {
+            make_room(fill, len).await?;
+        } else if !has_room(fill, len.saturating_add(step.ahead.saturating_mul(blocks.block_size))).await {
+            // It is only passed: for that nothing goes, neither now nor when what is wanted comes.
+            feed.skip_to(load.end).await?;
+            continue;
         }
+        load.run = Some(run);
+        let outcome = carry_run(fill, load, &mut feed).await;
+        load.run = None;
+        let _ = outcome?;
     }
     feed.release().await;
     Ok(Ended::Over)

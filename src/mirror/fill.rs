@@ -13,7 +13,7 @@ use super::pace::Pace;
 use crate::alarms::{Alarm, raise};
 use crate::hub::Oid;
 use crate::metrics::metrics;
-use crate::store::{Blocks, Object, ObjectHasher, Store, StoreError, Verdict};
+use crate::store::{Blocks, Level, Object, ObjectHasher, Store, StoreError, Verdict};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -201,6 +201,17 @@ impl Fill {
             true => Ok(()),
             false => Err(StoreError::NoRoom { what: format!("object {}", self.object.oid()) }.into()),
         }
+    }
+
+    /// Whether there is room for `len` bytes more without evicting anything. Blocking.
+    pub(super) fn has_room(&self, len: u64) -> Result<bool, MirrorError> {
+        let limits = self.store.limits();
+        if !limits.are_set() {
+            return Ok(true);
+        }
+        let (free_len, total_len) = self.store.space()?;
+        let level = Level { kept_len: self.store.kept_len(), free_len, total_len };
+        Ok(limits.need(&level, len).is_none())
     }
 
     /// A courier that had to wait has its turn.

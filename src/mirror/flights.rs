@@ -83,6 +83,8 @@ pub(super) struct Step {
     pub(super) needed: bool,
     /// Somebody wants something that only the stream can bring, here or further on.
     pub(super) wanted: bool,
+    /// No more blocks than this are wanted here and further on.
+    pub(super) ahead: u64,
 }
 
 /// A courier to be started. Its place is taken already.
@@ -293,7 +295,8 @@ impl<P: Presence, E: Clone> Flights<P, E> {
         if let Some(run) = free {
             self.claim_in(&mut state, run);
         }
-        Some(Step { claimed, needed: wants.iter().any(|want| want.contains(&block)), wanted })
+        let ahead = wants.iter().map(|want| want.end.saturating_sub(want.start.max(block))).sum();
+        Some(Step { claimed, needed: wants.iter().any(|want| want.contains(&block)), wanted, ahead })
     }
 
     fn claim_in(&self, state: &mut State<E>, run: Range<u64>) -> Range<u64> {
