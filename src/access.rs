@@ -392,28 +392,33 @@ impl Access {
             let refs = store.refs();
             // There is nothing to guard, and anybody may ask for any number of names that do not exist.
             if verdict == Verdict::Refused && !refs.knows(&of) {
-                return Ok(false);
+                return false;
             }
             let open = verdict == Verdict::Open;
-            let (was_closed, known) = refs.get_access(&of)?.map_or((false, None), |kept| (is_told_closed(&kept), kept.identity));
+            // What cannot be read now may be readable later, and say less than upstream does now.
+            let kept = refs.get_access(&of).inspect_err(|e| log::warn!("cannot read who may read repo={of}: {e}")).ok().flatten();
+            let (was_closed, known) = kept.map_or((false, None), |kept| (is_told_closed(&kept), kept.identity));
             let is_another = match (&known, &told) {
                 (Some(known), Some(told)) => known != told,
                 _ => was_closed && open,
             };
             if is_another {
-                refs.forget(&of)?;
+                refs.forget(&of);
             }
-            refs.put_access(&of, open, told.or(known.filter(|_| !is_another)).as_deref(), SystemTime::now())?;
-            Ok::<_, StoreError>(is_another)
+            let identity = told.or(known.filter(|_| !is_another));
+            if let Err(e) = refs.put_access(&of, open, identity.as_deref(), SystemTime::now()) {
+                log::warn!("cannot keep who may read a repo: {e}");
+            }
+            is_another
         });
         match put.await {
-            Ok(Ok(true)) => {
+            Ok(true) => {
                 log::info!("forgot what was known of repo={repo}, which is another one now or may be");
                 (self.forget_files)(&repo);
                 self.forgotten.fetch_add(1, Ordering::SeqCst);
             }
-            Ok(Err(e)) => log::warn!("cannot keep who may read a repo: {e}"),
-            _ => {}
+            Ok(false) => {}
+            Err(e) => log::error!("cannot keep who may read a repo: {e}"),
         }
         if let Some(identity) = identity {
             self.identities.insert(repo, identity).await;

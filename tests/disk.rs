@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use fake_hub::{FakeHub, noise};
 
@@ -305,6 +306,70 @@ async fn a_directory_that_cannot_be_written_is_served_from() {
         hub.clear_log();
         assert_eq!(mirror.get("/acme/large/resolve/main/cold.bin").await.status, 200);
         assert_eq!(hub.cdn_bytes(), 0, "kept again");
+    }
+}
+
+/// What the Hub takes back holds while it is gone, also where that could not be written down.
+#[tokio::test]
+async fn a_no_holds_on_a_disk_that_cannot_be_written() {
+    const OPEN: &str = "/acme/open/resolve/main/w.bin";
+    const GATED: &str = "/acme/gated/resolve/main/w.bin";
+    const MEMBER: &[&str] = &["Authorization: Bearer hf_member"];
+    for how in ["read-only", "full"] {
+        let hub = FakeHub::start().await;
+        let open = hub.model("acme/open").lfs("w.bin", noise(41, 90_000)).commit("first");
+        let gated = hub.model("acme/gated").lfs("w.bin", noise(42, 90_000)).commit("first").gated().grant("hf_member");
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let options = Mirror::of(&hub).repos(folder.path()).set("freshness.access", "0s");
+        let mut mirror = options.clone().start().await;
+        assert_eq!(mirror.get(OPEN).await.status, 200);
+        assert_eq!(mirror.ask("GET", GATED, MEMBER).await.status, 200);
+        mirror.stop().await;
+        match how {
+            "full" => {
+                mirror.fail_calls(&CallFault::on_create(libc::ENOSPC));
+                mirror.restart().await;
+            }
+            _ => {
+                set_writable(folder.path(), false);
+                mirror = options.clone().read_only(ReadOnly::Mode).start().await;
+            }
+        }
+        hub.down().await;
+        assert_eq!(mirror.get(OPEN).await.status, 200, "{how}: the Hub's last word was a yes");
+        assert_eq!(mirror.ask("GET", GATED, MEMBER).await.status, 200, "{how}");
+        hub.up().await;
+        open.private();
+        gated.revoke("hf_member");
+        until(&mirror, OPEN, &[], 401).await;
+        until(&mirror, GATED, MEMBER, 403).await;
+        hub.down().await;
+        let refused = [mirror.get(OPEN).await, mirror.ask("GET", GATED, MEMBER).await];
+        for answer in refused {
+            assert!(answer.status >= 400, "{how}: {}", answer.status);
+        }
+        if how == "full" {
+            mirror.fail_calls(&[]);
+            mirror.restart().await;
+            let refused = [mirror.get(OPEN).await, mirror.ask("GET", GATED, MEMBER).await];
+            for answer in refused {
+                assert!(answer.status >= 400, "after a restart: {}", answer.status);
+            }
+        }
+        set_writable(folder.path(), true);
+    }
+}
+
+/// Asks until the mirror has noticed that the Hub is back.
+async fn until(mirror: &Mirror, target: &str, headers: &[&str], status: u16) {
+    let began = Instant::now();
+    loop {
+        let answer = mirror.ask("GET", target, headers).await;
+        if answer.status == status {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{target} is still {}, not {status}", answer.status);
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -43,6 +43,21 @@ async fn mirror_without_links(page: String) -> String {
 }
 
 #[tokio::test]
+async fn a_small_file_comes_from_the_next_upstream_while_the_first_is_busy() {
+    for status in [429, 503] {
+        let (first, second) = (FakeHub::start().await, FakeHub::start().await);
+        for hub in [&first, &second] {
+            hub.model("acme/model").file("a.txt", "small").commit("first");
+        }
+        let mirror = Mirror::of(&first).set("upstream.fallbacks", second.url()).start().await;
+        assert_eq!(mirror.head("/acme/model/resolve/main/a.txt").await.status, 200);
+        first.fault("acme/model").on_hub().status(status, &[("Retry-After", "300")]);
+        let answer = mirror.get("/acme/model/resolve/main/a.txt").await;
+        assert_eq!((answer.status, answer.text().as_ref()), (200, "small"), "{}", message(&answer));
+    }
+}
+
+#[tokio::test]
 async fn a_fallbacks_listing_is_not_the_commits() {
     let hub = FakeHub::start().await;
     let repo = hub.model("acme/model").file("a.txt", "a").file("b.txt", "b").commit("first");

@@ -330,11 +330,23 @@ async fn a_cdn_that_asks_for_rest_is_left_alone_by_later_requests_too() {
     for (status, most) in [(429, 300), (503, 60)] {
         let hub = hub().await;
         hub.model("acme/n").lfs("v.bin", noise(6, 2 << 20)).lfs("kept.bin", noise(7, 1 << 20)).commit("first");
+        hub.model("acme/n").lfs("x.bin", noise(8, 1 << 20)).lfs("y.bin", noise(9, 1 << 20)).commit("second");
         let mirror = Mirror::start(&hub).await;
         assert_eq!(mirror.get("/acme/n/resolve/main/kept.bin").await.status, 200);
-        hub.fault("w.bin").on_cdn().times(1).status(status, &[("Retry-After", "300")]);
-        let first = mirror.get(LARGE).await;
-        assert_eq!(first.status, status, "{}", message(&first));
+        let first = hub.fault("w.bin").on_cdn().times(1).status(status, &[("Retry-After", "300")]);
+        // Of a 503 several objects must say so: one may be its own trouble.
+        let mut asked = vec![LARGE];
+        if status == 503 {
+            for (name, target) in [("x.bin", "/acme/n/resolve/main/x.bin"), ("y.bin", "/acme/n/resolve/main/y.bin")] {
+                hub.fault(name).on_cdn().times(1).status(status, &[("Retry-After", "300")]);
+                asked.push(target);
+            }
+        }
+        for target in asked {
+            let answer = mirror.get(target).await;
+            assert_eq!(answer.status, status, "{}", message(&answer));
+        }
+        assert_eq!(first.hits(), 1);
         let before = hub.cdn_calls().len();
         // The same object, another one of that host, and a range of it: told at once, and truly.
         let asked = [
@@ -354,6 +366,21 @@ async fn a_cdn_that_asks_for_rest_is_left_alone_by_later_requests_too() {
         assert_eq!(mirror.get(FILE).await.status, 200);
         assert_eq!(mirror.get("/acme/n/resolve/main/kept.bin").await.status, 200);
         assert_eq!(mirror.head(LARGE).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn one_object_that_is_unavailable_does_not_close_its_cdn() {
+    let hub = hub().await;
+    hub.model("acme/n").lfs("v.bin", noise(6, 2 << 20)).lfs("u.bin", noise(7, 1 << 20)).commit("first");
+    let fault = hub.fault("w.bin").on_cdn().status(503, &[("Retry-After", "60")]);
+    let mirror = Mirror::start(&hub).await;
+    for other in ["/acme/n/resolve/main/v.bin", "/acme/n/resolve/main/u.bin"] {
+        let answer = mirror.get(LARGE).await;
+        assert_eq!(answer.status, 503, "{}", message(&answer));
+        assert_eq!(fault.hits(), 1, "it is left alone, also under another signature");
+        let answer = mirror.get(other).await;
+        assert_eq!(answer.status, 200, "{}", message(&answer));
     }
 }
 

@@ -122,8 +122,9 @@ impl Sources {
     /// is found anew at once; after any other failure by the next try.
     pub(super) async fn open(&self, span: Range<u64>, size: u64) -> Result<(Body, u64), MirrorError> {
         let mut may_ask_elsewhere = self.origin.has_fallbacks();
+        let mut may_guess = true;
         loop {
-            let (found, kept) = self.url(size).await?;
+            let (found, kept) = self.url(size, may_guess).await?;
             let error = match self.origin.open(&found.url, found.token.as_ref(), span.clone(), size).await {
                 Ok((body, starts_at)) => match self.is_same(&found, &body).await {
                     true => return Ok((body, starts_at)),
@@ -142,6 +143,11 @@ impl Sources {
                 let is_limited = matches!(error, SourceError::Busy { status: 429, .. });
                 self.guesses.fetch_and(is_limited, Ordering::Relaxed);
                 match error {
+                    // Only the first upstream is guessed at; found the usual way, the bytes may come from another.
+                    SourceError::Busy { .. } if may_ask_elsewhere => {
+                        may_guess = false;
+                        continue;
+                    }
                     SourceError::Refused { .. } | SourceError::Broken { .. } | SourceError::Forbidden { .. } => continue,
                     error => return Err(error.into()),
                 }
@@ -174,10 +180,10 @@ impl Sources {
     }
 
     /// The URL to ask, and whether it was known before.
-    async fn url(&self, size: u64) -> Result<(Found, bool), MirrorError> {
+    async fn url(&self, size: u64, may_guess: bool) -> Result<(Found, bool), MirrorError> {
         let since = Instant::now();
         let mut lookup = self.lookup.lock().await;
-        if let Some(found) = &lookup.found {
+        if let Some(found) = lookup.found.as_ref().filter(|found| may_guess || !found.guessed) {
             return Ok((found.clone(), true));
         }
         if let Some((at, error)) = &lookup.failed
@@ -189,7 +195,7 @@ impl Sources {
         let mut tried: Vec<Place> = Vec::new();
         while let Some(place) = self.next_place(&tried) {
             tried.push(place.clone());
-            if let Some(found) = self.guess(&place) {
+            if let Some(found) = self.guess(&place).filter(|_| may_guess) {
                 lookup.found = Some(found.clone());
                 return Ok((found, false));
             }

@@ -19,6 +19,7 @@
 //!   trusts it that far. Bytes are held to the oid wherever they come from.
 
 use super::body::Patience;
+use super::client::object_at;
 use super::origin::{Located, Origin, Question, REDIRECTS_MAX, Reply, Upstream, subject};
 use super::{SourceError, Token, Url, deadline};
 use crate::hub::{ApiTarget, Commit, Oid, Route, is_hubs_no, rewrite};
@@ -146,7 +147,7 @@ impl<'a> Asking<'a> {
                             let cause = "the host of the bytes is down".into();
                             SourceError::Unreachable { host: located.url.authority(), cause }
                         }
-                        false => match hosts.check_hold(&located.url, None) {
+                        false => match hosts.check_hold(&located.url, object_at(&located.url)) {
                             Ok(()) => return Ok(located),
                             Err(held) => held,
                         },

@@ -78,11 +78,13 @@ pub(super) struct Ask<'a> {
 }
 
 impl Ask<'_> {
-    /// What a 503 may be about, where it need not be the host as a whole: an upstream's answers are made for each repo. See
-    /// [`Holds`](super::hold::Holds).
-    fn repo(&self) -> Option<u64> {
-        self.budget.as_ref()?;
-        Some(self.subject.unwrap_or_else(|| subject(self.method, &self.url.target)).repo)
+    /// What a 503 may be about, where it need not be the host as a whole; see [`Holds`](super::hold::Holds).
+    fn thing(&self) -> u64 {
+        match self.budget {
+            // Upstreams are those that have one.
+            Some(_) => self.subject.unwrap_or_else(|| subject(self.method, &self.url.target)).repo,
+            None => object_at(self.url),
+        }
     }
 }
 
@@ -104,7 +106,7 @@ impl Client {
     /// budget is spent.
     pub(super) async fn send(&self, ask: Ask<'_>) -> Result<Body, SourceError> {
         if !ask.deciding
-            && let Err(held) = self.hosts.check_hold(ask.url, ask.repo())
+            && let Err(held) = self.hosts.check_hold(ask.url, ask.thing())
         {
             metrics().upstream_paced(ask.budget.as_ref().map_or("cdn", |(kind, _)| kind), "refused");
             return Err(held);
@@ -147,7 +149,7 @@ impl Client {
                 // Of an upstream's 429 the budget of that kind and account knows.
                 if (body.status == 429 && ask.budget.is_none()) || body.status == 503 {
                     let asked = retry_after(&body.headers);
-                    asked.into_iter().for_each(|asked| pass.hold(body.status, asked, ask.repo()));
+                    asked.into_iter().for_each(|asked| pass.hold(body.status, asked, ask.thing()));
                 }
                 pass.answered(body.status);
             }
@@ -229,6 +231,13 @@ impl Client {
         }));
         peer
     }
+}
+
+/// What a host of bytes has at this URL; signatures change with each question.
+pub(super) fn object_at(url: &Url) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    url.target.split('?').next().hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Reads heads until one is final. `None` when there is none in [`INFORMATIONAL_MAX`], or the server changes protocols,

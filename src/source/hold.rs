@@ -1,16 +1,16 @@
 //! For how long a host wants to be left alone, by the `Retry-After` of its answers. Pure; the clock is an argument.
 //!
-//! A 429 speaks of us, whatever was asked. A 503 speaks of the host; only of an upstream, whose answers are made for each repo,
-//! it may speak of that repo, and of the host as a whole once several repos were answered so.
+//! A 429 speaks of us, whatever was asked. A 503 may speak of one thing: of an upstream's, whose answers are made for each repo,
+//! that repo; of a host of bytes, the object at that path. Once several were answered so it speaks of the host as a whole.
 
 use std::time::{Duration, Instant};
 
 /// No header keeps us silent for longer.
 const TOO_MANY_MAX: Duration = Duration::from_secs(600);
-/// Nor a 503, which may be one object's own trouble on a host of many.
+/// Nor a 503, which may be no more than a bad moment.
 const UNAVAILABLE_MAX: Duration = Duration::from_secs(60);
-/// So many repos that want to be left alone at the same time are the host.
-const REPOS_MAX: usize = 3;
+/// So many things that want to be left alone at the same time are the host.
+const THINGS_MAX: usize = 3;
 
 /// A host's wish to be left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,44 +24,44 @@ pub(super) struct Hold {
 #[derive(Debug, Default)]
 pub(super) struct Holds {
     all: Option<Hold>,
-    /// Of single repos, by hash.
-    repos: Vec<(u64, Hold)>,
+    /// Of single things, by hash.
+    things: Vec<(u64, Hold)>,
 }
 
 impl Holds {
-    /// Takes in an answer. `repo` is what a 503 may be about; `None` where only the host can be meant.
-    pub(super) fn learn(&mut self, status: u16, retry_after: Duration, repo: Option<u64>, now: Instant) {
+    /// Takes in an answer. `thing` is what a 503 may be about; `None` where only the host can be meant.
+    pub(super) fn learn(&mut self, status: u16, retry_after: Duration, thing: Option<u64>, now: Instant) {
         let most = if status == 429 { TOO_MANY_MAX } else { UNAVAILABLE_MAX };
-        let hold = Hold { status, until: now + retry_after.min(most) };
+        let mut hold = Hold { status, until: now + retry_after.min(most) };
         self.forget_past(now);
-        if let Some(repo) = repo.filter(|_| status != 429) {
-            self.repos.retain(|(known, _)| *known != repo);
-            self.repos.push((repo, hold));
-            if self.repos.len() < REPOS_MAX {
+        if let Some(thing) = thing.filter(|_| status != 429) {
+            self.things.retain(|(known, _)| *known != thing);
+            self.things.push((thing, hold));
+            if self.things.len() < THINGS_MAX {
                 return;
             }
-            self.repos.clear();
+            hold = self.things.drain(..).map(|(_, hold)| hold).max_by_key(|hold| hold.until).unwrap_or(hold);
         }
         if self.all.is_none_or(|known| known.until < hold.until) {
             self.all = Some(hold);
         }
     }
 
-    /// What keeps a request about `repo` from being sent.
-    pub(super) fn of(&self, repo: Option<u64>, now: Instant) -> Option<Hold> {
-        let own = self.repos.iter().find(|(known, _)| Some(*known) == repo).map(|(_, hold)| *hold);
+    /// What keeps a request about `thing` from being sent.
+    pub(super) fn of(&self, thing: Option<u64>, now: Instant) -> Option<Hold> {
+        let own = self.things.iter().find(|(known, _)| Some(*known) == thing).map(|(_, hold)| *hold);
         [self.all, own].into_iter().flatten().filter(|hold| now < hold.until).max_by_key(|hold| hold.until)
     }
 
     /// Whether there is nothing to remember.
     pub(super) fn is_empty(&mut self, now: Instant) -> bool {
         self.forget_past(now);
-        self.all.is_none() && self.repos.is_empty()
+        self.all.is_none() && self.things.is_empty()
     }
 
     fn forget_past(&mut self, now: Instant) {
         self.all = self.all.filter(|hold| now < hold.until);
-        self.repos.retain(|(_, hold)| now < hold.until);
+        self.things.retain(|(_, hold)| now < hold.until);
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn one_repo_is_not_the_host_and_several_are() {
+    fn one_thing_is_not_the_host_and_several_are() {
         let now = Instant::now();
         let mut holds = Holds::default();
         for _ in 0..5 {
@@ -107,8 +107,10 @@ mod tests {
         // By then the first two have had their time.
         holds.learn(503, 9 * SECOND, Some(3), now + 9 * SECOND);
         assert!(holds.of(Some(1), now + 9 * SECOND).is_none());
-        holds.learn(503, 9 * SECOND, Some(4), now + 9 * SECOND);
+        holds.learn(503, 20 * SECOND, Some(4), now + 9 * SECOND);
         holds.learn(503, 9 * SECOND, Some(5), now + 9 * SECOND);
         assert!(holds.of(Some(1), now + 10 * SECOND).is_some());
+        // As long as any of them asked for.
+        assert_eq!(holds.of(None, now + 10 * SECOND).map(|hold| hold.until), Some(now + 29 * SECOND));
     }
 }

@@ -98,11 +98,11 @@ impl Hosts {
         Ok(Pass { host, subject, probe, asked_at: now, told: false })
     }
 
-    /// An error while the host wants to be left alone with what is about `repo`.
-    pub(super) fn check_hold(&self, url: &Url, repo: Option<u64>) -> Result<(), SourceError> {
+    /// An error while the host wants to be left alone with what is about `thing`.
+    pub(super) fn check_hold(&self, url: &Url, thing: u64) -> Result<(), SourceError> {
         let host = self.host(url);
         let now = Instant::now();
-        let Some(hold) = host.holds().of(repo, now) else { return Ok(()) };
+        let Some(hold) = host.holds().of(Some(thing), now) else { return Ok(()) };
         let retry_after = Some(hold.until.saturating_duration_since(now));
         Err(SourceError::Busy { host: host.name.clone(), status: hold.status, retry_after })
     }
@@ -182,9 +182,9 @@ impl Pass {
     }
 
     /// The host wants to be left alone; see [`Holds::learn`].
-    pub(super) fn hold(&self, status: u16, retry_after: Duration, repo: Option<u64>) {
+    pub(super) fn hold(&self, status: u16, retry_after: Duration, thing: u64) {
         log::warn!("limited upstream={} status={status} seconds={}", self.host.name, retry_after.as_secs());
-        self.host.holds().learn(status, retry_after, repo, Instant::now());
+        self.host.holds().learn(status, retry_after, Some(thing), Instant::now());
     }
 
     /// The host answered, whatever it said.

@@ -83,6 +83,9 @@ impl Listings {
 
     /// Returns what is known; nothing known is an empty listing.
     pub fn load(&self, repo: &RepoId, commit: &Commit) -> Result<Listing, StoreError> {
+        if self.place.is_forgotten(&self.place.api(repo)) {
+            return Ok(Listing::default());
+        }
         let bytes = place::read_bounded(&self.path(repo, commit), LISTING_LEN_MAX)?;
         Ok(decode(&bytes.unwrap_or_default()))
     }

@@ -33,6 +33,7 @@ mod listing;
 mod live;
 mod lock;
 mod mend;
+mod noes;
 mod object;
 mod outgoing;
 mod parcel;

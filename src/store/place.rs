@@ -19,7 +19,7 @@
 //! <root>/lock, VERSION
 //! ```
 
-use super::StoreError;
+use super::{StoreError, noes::Noes};
 use crate::hub::{Commit, FilePath, Oid, RepoId};
 use std::{
     fs,
@@ -38,12 +38,13 @@ pub(super) struct Place {
     root: PathBuf,
     /// Nothing is written: what is kept by the way is not kept, without a word for each.
     read_only: bool,
+    noes: Noes,
     temp_count: AtomicU64,
 }
 
 impl Place {
     pub(super) fn new(root: &Path) -> Place {
-        Place { root: root.to_owned(), read_only: false, temp_count: AtomicU64::new(0) }
+        Place { root: root.to_owned(), read_only: false, noes: Noes::default(), temp_count: AtomicU64::new(0) }
     }
 
     pub(super) fn read_only(root: &Path) -> Place {
@@ -52,6 +53,15 @@ impl Place {
 
     pub(super) fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    pub(super) fn noes(&self) -> &Noes {
+        &self.noes
+    }
+
+    /// Whether what the disk has of a repo, by its directory under `api/`, counts no more.
+    pub(super) fn is_forgotten(&self, dir: &Path) -> bool {
+        self.noes.is_forgotten(dir, self.read_only)
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -127,10 +137,11 @@ impl Place {
 
     /// Removes a small file; it need not exist.
     pub(super) fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        if self.read_only {
+            return Ok(());
+        }
         match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound && !self.read_only => {
-                Err(StoreError::io("remove", path.display(), error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path.display(), error)),
             _ => Ok(()),
         }
     }

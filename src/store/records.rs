@@ -114,6 +114,9 @@ impl Records {
     /// Returns the record of exactly this target; none when it is absent or broken.
     pub fn get(&self, key: &RecordKey) -> Result<Option<Record>, StoreError> {
         let path = key.path(&self.place);
+        if path.parent().is_some_and(|dir| self.place.is_forgotten(dir)) {
+            return Ok(None);
+        }
         let Some(bytes) = place::read_bounded(&path, FILE_LEN_MAX)? else { return Ok(None) };
         match decode(Bytes::from(bytes)) {
             Ok(record) if record.target == key.target => Ok(Some(record)),

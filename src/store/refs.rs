@@ -6,9 +6,8 @@
 
 use super::{
     StoreError,
+    noes::ACCESS_FILE,
     place::{self, Place},
-    sweep::remove_file,
-    view::entries,
 };
 use crate::hub::{Commit, RepoId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -111,6 +110,9 @@ impl Refs {
     }
 
     pub fn get_ref(&self, repo: &RepoId, revision: &str) -> Result<Option<KeptRef>, StoreError> {
+        if self.place.is_forgotten(&self.place.api(repo)) {
+            return Ok(None);
+        }
         let file: Option<RefFile> = self.get(&self.ref_path(repo, revision))?;
         Ok(file.and_then(|file| Some(KeptRef { commit: Commit::parse(&file.commit)?, at: place::from_unix_ms(file.at_ms) })))
     }
@@ -120,18 +122,35 @@ impl Refs {
         self.place.api(repo).exists()
     }
 
+    /// Whether anybody may read the repo. A no holds in this process also if it cannot be written; where there is only no room
+    /// for it, a yes that stands on the disk goes.
     pub fn put_access(&self, repo: &RepoId, open: bool, identity: Option<&str>, at: SystemTime) -> Result<(), StoreError> {
-        let identity = identity.map(str::to_owned);
-        self.put(&self.access_path(repo), &AccessFile { open, identity, at_ms: place::unix_ms(at) })
+        let (path, identity) = (self.access_path(repo), identity.map(str::to_owned));
+        let put = self.put(&path, &AccessFile { open, identity: identity.clone(), at_ms: place::unix_ms(at) });
+        let is_kept = put.is_ok() && !self.place.is_read_only();
+        self.place.noes().told_access(&self.place.api(repo), KeptAccess { open, identity, at }, is_kept);
+        if !is_kept && !open && !matches!(self.get::<AccessFile>(&path), Ok(Some(kept)) if !kept.open) {
+            self.place.remove(&path)?;
+        }
+        put
     }
 
     pub fn get_access(&self, repo: &RepoId) -> Result<Option<KeptAccess>, StoreError> {
+        let dir = self.place.api(repo);
+        if let Some(told) = self.place.noes().access(&dir) {
+            return Ok(Some(told));
+        }
+        if self.place.is_forgotten(&dir) {
+            return Ok(None);
+        }
         let file: Option<AccessFile> = self.get(&self.access_path(repo))?;
         Ok(file.map(|file| KeptAccess { open: file.open, identity: file.identity, at: place::from_unix_ms(file.at_ms) }))
     }
 
     /// Remembers that a caller, named by a mark that only this directory's secret explains, was let in.
     pub fn put_accepted(&self, repo: &RepoId, mark: &str, at: SystemTime) -> Result<(), StoreError> {
+        // Upstream's last word is a yes again, and what stands on the disk is an earlier one.
+        self.place.noes().unrevoke(&self.place.api(repo), mark);
         self.change_accepted(repo, |accepted| {
             accepted.insert(mark.to_owned(), place::unix_ms(at));
             if accepted.len() > ACCEPTED_MAX {
@@ -142,13 +161,33 @@ impl Refs {
     }
 
     pub fn get_accepted(&self, repo: &RepoId, mark: &str) -> Result<Option<SystemTime>, StoreError> {
+        let dir = self.place.api(repo);
+        if self.place.noes().is_revoked(&dir, mark) || self.place.is_forgotten(&dir) {
+            return Ok(None);
+        }
         let file: Option<AcceptedFile> = self.get(&self.accepted_path(repo))?;
         Ok(file.and_then(|file| file.accepted.get(mark).map(|at| place::from_unix_ms(*at))))
     }
 
-    /// Forgets a caller; it need not be known.
+    /// Forgets a caller; it need not be known. That holds in this process also if it cannot be written; where there is only no room
+    /// for it, the whole list goes.
     pub fn remove_accepted(&self, repo: &RepoId, mark: &str) -> Result<(), StoreError> {
-        self.change_accepted(repo, |accepted| accepted.remove(mark).is_some())
+        let mut was_known = false;
+        let removed = self.change_accepted(repo, |accepted| {
+            was_known = accepted.remove(mark).is_some();
+            was_known
+        });
+        let dir = self.place.api(repo);
+        match &removed {
+            Ok(()) if !was_known => {}
+            Ok(()) if !self.place.is_read_only() => self.place.noes().unrevoke(&dir, mark),
+            // Not even read, it may have the caller on it.
+            _ => {
+                self.place.noes().revoke(&dir, mark);
+                self.place.remove(&self.accepted_path(repo))?;
+            }
+        }
+        removed
     }
 
     fn change_accepted(&self, repo: &RepoId, change: impl FnOnce(&mut HashMap<String, u64>) -> bool) -> Result<(), StoreError> {
@@ -161,6 +200,7 @@ impl Refs {
     /// Remembers what upstream said of a caller, named by a mark as in [`Refs::put_accepted`]. Two marks that begin alike put each
     /// other out, so that there are never more than 4096.
     pub fn put_holder(&self, mark: &str, answer: Value, at: SystemTime) -> Result<(), StoreError> {
+        self.place.noes().keep_holder(mark);
         if self.place.is_read_only() {
             return Ok(());
         }
@@ -173,6 +213,9 @@ impl Refs {
     }
 
     pub fn get_holder(&self, mark: &str) -> Result<Option<KeptHolder>, StoreError> {
+        if self.place.noes().is_dropped(mark) {
+            return Ok(None);
+        }
         let file: Option<HolderFile> = self.get(&self.holder_path(mark))?;
         let file = file.filter(|file| file.mark == mark);
         Ok(file.map(|file| KeptHolder { answer: file.answer, at: place::from_unix_ms(file.at_ms) }))
@@ -183,7 +226,11 @@ impl Refs {
         if self.get_holder(mark)?.is_none() {
             return Ok(());
         }
-        self.place.remove(&self.holder_path(mark))
+        let removed = self.place.remove(&self.holder_path(mark));
+        if removed.is_err() || self.place.is_read_only() {
+            self.place.noes().drop_holder(mark);
+        }
+        removed
     }
 
     /// Notes which repo a name leads to. Upper and lower case of the name are one, as on the Hub, so that there is one such
@@ -206,18 +253,9 @@ impl Refs {
     }
 
     /// Forgets what is known of a repo's commits, revisions, answers and readers. Its objects and their links stay, which nobody is
-    /// given without a commit that names them.
-    pub fn forget(&self, repo: &RepoId) -> Result<(), StoreError> {
-        let api = self.place.api(repo);
-        for dir in [api.join("commits"), api.join("refs"), api.clone()] {
-            // Files alone: below may lie what is known of another repo.
-            for (path, kind) in entries(&dir)? {
-                if kind.is_file() && path != self.access_path(repo) {
-                    remove_file(&path);
-                }
-            }
-        }
-        Ok(())
+    /// given without a commit that names them. What cannot be removed counts no more in this process.
+    pub fn forget(&self, repo: &RepoId) {
+        self.place.noes().forget(&self.place.api(repo), self.place.is_read_only());
     }
 
     /// The repo that a name leads to, by what is kept of names: upstream's word of some time.
@@ -274,7 +312,7 @@ impl Refs {
     }
 
     fn access_path(&self, repo: &RepoId) -> std::path::PathBuf {
-        self.place.api(repo).join("access.json")
+        self.place.api(repo).join(ACCESS_FILE)
     }
 
     fn accepted_path(&self, repo: &RepoId) -> std::path::PathBuf {

@@ -22,6 +22,10 @@ impl Store {
         if old == new || self.read_only().is_some() {
             return Ok(());
         }
+        // What could not be removed does not come back under another name.
+        if self.place.is_forgotten(&self.place.api(old)) {
+            return Ok(());
+        }
         let view = self.view();
         let link_count = self.move_links(&view, old, new)?;
         let (from, to) = (self.place.api(old), self.place.api(new));
@@ -38,6 +42,7 @@ impl Store {
                 self.move_record(&path, old, new)?;
             }
         }
+        self.place.noes().rename(&from, &to);
         self.move_file(&from.join("access.json"), &to.join("access.json"))?;
         self.refs().rename_accepted(old, new)?;
         remove_up(&from, &self.root().join("api"));

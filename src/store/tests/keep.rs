@@ -3,7 +3,7 @@
 use super::{MIB, content, fill_block, sha256_of};
 use crate::{
     hub::{Commit, FilePath, Oid, RepoId, RepoKind},
-    store::{ListedFile, Record, RecordKey, Store, StoreError, StoreOptions, Verdict},
+    store::{ListedFile, Record, RecordKey, Store, StoreError, StoreOptions, Verdict, place::Place},
 };
 use bytes::Bytes;
 use std::{
@@ -360,6 +360,70 @@ fn refs_and_access_are_kept() {
     assert_eq!(store.refs().get_ref(&gpt2, "access").unwrap(), None);
     store.refs().put_ref(&gpt2, "access", &commit(), at).unwrap();
     assert_eq!(store.refs().get_access(&refs).unwrap(), None);
+}
+
+/// What was taken back holds, whether the disk is read-only or has no room for it.
+#[test]
+fn a_no_that_cannot_be_written_holds() {
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let key = RecordKey::of_repo(&repo(), "info", "/api/models/org/m");
+    for read_only in [true, false] {
+        let root = tempfile::tempdir().unwrap();
+        let options = StoreOptions { block_size: MIB };
+        let fill = |store: &Store| {
+            store.refs().put_access(&repo(), true, Some("one"), at(5)).unwrap();
+            ["a", "b"].into_iter().for_each(|mark| store.refs().put_accepted(&repo(), mark, at(6)).unwrap());
+            store.refs().put_holder("whose", "hers".into(), at(6)).unwrap();
+        };
+        let mut store = open(root.path()).unwrap();
+        fill(&store);
+        store.refs().put_ref(&repo(), "main", &commit(), at(6)).unwrap();
+        let file = ListedFile { oid: sha256_of(b"x"), size: 1, lfs: true, second_hand: false };
+        store.listings().append(&repo(), &commit(), &[("x", file)]).unwrap();
+        if read_only {
+            drop(store);
+            store = Store::new(options, Place::read_only(root.path()), None);
+        } else {
+            // Nothing new can be made, and what is there can be removed.
+            fs::remove_dir(root.path().join("tmp")).unwrap();
+        }
+        let refs = store.refs();
+        assert!(refs.get_access(&repo()).unwrap().unwrap().open);
+        assert_eq!(refs.put_access(&repo(), false, Some("one"), at(7)).is_ok(), read_only);
+        let told = refs.get_access(&repo()).unwrap().unwrap();
+        assert_eq!((told.open, told.identity.as_deref()), (false, Some("one")));
+        assert_eq!(refs.remove_accepted(&repo(), "a").is_ok(), read_only);
+        assert_eq!(refs.get_accepted(&repo(), "a").unwrap(), None);
+        refs.remove_holder("whose").unwrap();
+        assert_eq!(refs.get_holder("whose").unwrap(), None);
+        if read_only {
+            assert!(refs.get_accepted(&repo(), "b").unwrap().is_some(), "the others keep what they had");
+            // A later yes is one.
+            refs.put_accepted(&repo(), "a", at(9)).unwrap();
+            assert_eq!(refs.get_accepted(&repo(), "a").unwrap(), Some(at(6)));
+        }
+        assert!(refs.get_ref(&repo(), "main").unwrap().is_some());
+        refs.forget(&repo());
+        assert_eq!(refs.get_ref(&repo(), "main").unwrap(), None);
+        assert_eq!(refs.get_accepted(&repo(), "b").unwrap(), None);
+        assert!(store.listings().load(&repo(), &commit()).unwrap().files.is_empty());
+        assert_eq!(store.records().get(&key).unwrap(), None);
+        let _ = refs.put_access(&repo(), true, Some("two"), at(8));
+        let told = refs.get_access(&repo()).unwrap().unwrap();
+        assert_eq!((told.open, told.identity.as_deref()), (true, Some("two")), "the last word counts");
+        let _ = refs.put_access(&repo(), false, Some("two"), at(9));
+
+        drop(store);
+        if !read_only {
+            // Where the yes could be removed, it does not come back with the next process.
+            let store = open(root.path()).unwrap();
+            assert_eq!(store.refs().get_access(&repo()).unwrap(), None);
+            assert_eq!(store.refs().get_ref(&repo(), "main").unwrap(), None);
+            // And what can be written counts as ever.
+            fill(&store);
+            assert!(store.refs().get_access(&repo()).unwrap().unwrap().open);
+        }
+    }
 }
 
 #[test]
