@@ -181,3 +181,43 @@ async fn nothing_goes_for_what_is_only_passed() {
     s.part(&mirror, 11 * MIB + 1, 9 * MIB).await;
     assert_eq!(s.hub.cdn_bytes(), 0, "passed, and not kept");
 }
+
+/// A mirror whose disk is known to take nothing.
+async fn with_full_disk(s: &Setup, patience: &str) -> Mirror {
+    let mirror = Mirror::of(&s.hub).set("upstream.patience", patience).start().await;
+    limit_file_size(&mirror, MIB);
+    s.part(&mirror, 3 * MIB, 1000).await;
+    s.hub.wait_idle().await;
+    s.hub.clear_log();
+    mirror
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn past_the_disk_the_way_to_the_middle_is_gone_once() {
+    let s = setup().await;
+    let mirror = with_full_disk(&s, "60s").await;
+    let gate = s.hub.fault("w.bin").on_cdn().hold_after(20 * MIB);
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[&format!("Range: bytes={}-{}", 70 * MIB, 70 * MIB + 999)]).await;
+    gate.wait_reached().await;
+    // The head comes after some seconds without bytes, and must not cost those that were passed by then.
+    assert_eq!(connection.head("GET").await.expect("an answer").0, 206);
+    gate.release();
+    let mut got = Vec::new();
+    while let Some(piece) = connection.piece().await.expect("no cut") {
+        got.extend_from_slice(&piece);
+    }
+    assert!(got == s.bytes(70 * MIB, 1000), "other bytes");
+    assert_eq!(s.hub.cdn_calls().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn past_the_disk_the_way_to_the_middle_has_an_end() {
+    let s = setup().await;
+    let mirror = with_full_disk(&s, "2s").await;
+    let _gate = s.hub.fault("w.bin").on_cdn().hold_after(20 * MIB);
+    let answer = mirror.get_range(FILE, &format!("bytes={}-{}", 70 * MIB, 70 * MIB + 999)).await;
+    let said = answer.header("x-error-message").unwrap_or_default();
+    assert!(answer.status == 504 && said.contains("ignores ranges"), "{} {said}", answer.status);
+    assert_eq!(s.hub.cdn_calls().len(), 1);
+}

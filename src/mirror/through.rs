@@ -15,6 +15,11 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// What lies before a part may be passed over for so long, however little patience is set.
+const SKIP_FOR_MIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Through {
     oid: Oid,
@@ -23,6 +28,8 @@ pub(super) struct Through {
     limits: Arc<Limits>,
     /// The running answer of upstream's, between two pieces.
     parked: Arc<Parked>,
+    /// One that has yet to come to where it is wanted.
+    skipping: Option<Skipping>,
     /// What the last try met with, while there are more to come.
     trouble: Option<MirrorError>,
     /// Of all bytes from the first one on, as long as they came in order.
@@ -37,11 +44,24 @@ pub(super) struct Through {
 /// A running answer of upstream's.
 pub(super) struct Stream {
     body: Body,
-    /// Bytes that come before `next`.
-    skip: u64,
+    /// Bytes that have come already, from `next` on.
+    rest: Bytes,
     next: u64,
     end: u64,
     _turn: Turn,
+}
+
+/// A stream on its way to where it is wanted, where upstream ignores ranges. In a task of its own: who gives up waiting for it
+/// finds it further on when it comes back. Closed when dropped.
+struct Skipping {
+    span: Range<u64>,
+    task: JoinHandle<Result<Stream, MirrorError>>,
+}
+
+impl Drop for Skipping {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// Where a stream waits for its client to come back. Others may take it away if that lasts: a client that is slow must not hold
@@ -69,11 +89,55 @@ impl Parked {
     }
 }
 
+impl Stream {
+    /// The next bytes from the connection.
+    async fn chunk(&mut self) -> Result<Bytes, SourceError> {
+        loop {
+            let Some(chunk) = self.body.chunk().await? else {
+                let cause = format!("the body ended at byte {} instead of {}", self.next, self.end);
+                return Err(SourceError::Broken { host: "upstream".into(), cause });
+            };
+            metrics().received("block", chunk.len() as u64);
+            if !chunk.is_empty() {
+                return Ok(Bytes::copy_from_slice(chunk));
+            }
+        }
+    }
+
+    /// Reads and throws away what lies before `offset`. It costs the whole way, and is of use to nobody else; so it may take no
+    /// longer than a fetch is tried in other trouble.
+    async fn skip_to(mut self, offset: u64, patience: Duration) -> Result<Stream, MirrorError> {
+        let patience = patience.max(SKIP_FOR_MIN);
+        match timeout(patience, self.skip(offset)).await {
+            Ok(outcome) => outcome.map(|()| self).map_err(MirrorError::from),
+            Err(_) => {
+                let cause = format!(
+                    "it ignores ranges, and of the {offset} bytes before the wanted ones only {} came in {patience:?} \
+                     (upstream.patience); this needs an upstream that supports ranges, or room on the mirror's disk",
+                    self.next
+                );
+                Err(SourceError::Timeout { host: "upstream".into(), cause }.into())
+            }
+        }
+    }
+
+    async fn skip(&mut self, offset: u64) -> Result<(), SourceError> {
+        while self.next < offset {
+            let mut chunk = self.chunk().await?;
+            let skipped = chunk.len().min((offset - self.next) as usize);
+            self.next += skipped as u64;
+            self.rest = chunk.split_off(skipped);
+        }
+        Ok(())
+    }
+}
+
 impl Through {
     pub(super) fn new(oid: Oid, size: u64, sources: Arc<Sources>, limits: Arc<Limits>) -> Through {
         metrics().served_through.inc();
         let hasher = Some(ObjectHasher::new(&oid, size));
-        Through { oid, size, sources, limits, parked: Arc::default(), trouble: None, hasher, hashed: 0, fill: None, told: None }
+        let (parked, skipping) = (Arc::default(), None);
+        Through { oid, size, sources, limits, parked, skipping, trouble: None, hasher, hashed: 0, fill: None, told: None }
     }
 
     /// Tells the store once the whole is proven; see [`Store::disprove`].
@@ -127,30 +191,39 @@ impl Through {
     async fn piece(&mut self, span: &Range<u64>) -> Result<Bytes, MirrorError> {
         let mut stream = match self.parked.take() {
             Some(stream) if stream.next == span.start && stream.end == span.end => stream,
-            _ => {
-                let turn = self.limits.turn_through().await.ok_or(MirrorError::Crowded)?;
-                let (body, starts_at) = self.sources.open(span.clone(), self.size).await?;
-                // Where upstream ignores ranges, what lies before is read and thrown away, for as long as the client stays.
-                Stream { body, skip: span.start - starts_at, next: span.start, end: span.end, _turn: turn }
-            }
+            _ => self.open(span).await?,
         };
-        while let Some(chunk) = stream.body.chunk().await? {
-            metrics().received("block", chunk.len() as u64);
-            let skipped = stream.skip.min(chunk.len() as u64);
-            stream.skip -= skipped;
-            let wanted = &chunk[skipped as usize..];
-            let wanted = &wanted[..wanted.len().min((stream.end - stream.next) as usize)];
-            if !wanted.is_empty() {
-                let piece = Bytes::copy_from_slice(wanted);
-                stream.next += piece.len() as u64;
-                if stream.next < stream.end {
-                    self.limits.park(&self.parked, stream);
-                }
-                return Ok(piece);
-            }
+        if stream.rest.is_empty() {
+            stream.rest = stream.chunk().await?;
         }
-        let cause = format!("the body ended at byte {} instead of {}", stream.next, stream.end);
-        Err(SourceError::Broken { host: "upstream".into(), cause }.into())
+        let len = stream.rest.len().min((stream.end - stream.next) as usize);
+        let piece = stream.rest.split_to(len);
+        stream.next += len as u64;
+        if stream.next < stream.end {
+            self.limits.park(&self.parked, stream);
+        }
+        Ok(piece)
+    }
+
+    /// A stream that stands at the start of `span`.
+    async fn open(&mut self, span: &Range<u64>) -> Result<Stream, MirrorError> {
+        let skipping = self.skipping.take().filter(|skipping| skipping.span == *span);
+        let skipping = if let Some(skipping) = skipping {
+            skipping
+        } else {
+            let turn = self.limits.turn_through().await.ok_or(MirrorError::Crowded)?;
+            let (body, starts_at) = self.sources.open(span.clone(), self.size).await?;
+            let stream = Stream { body, rest: Bytes::new(), next: starts_at, end: span.end, _turn: turn };
+            if starts_at == span.start {
+                return Ok(stream);
+            }
+            let task = tokio::spawn(stream.skip_to(span.start, self.limits.patience));
+            Skipping { span: span.clone(), task }
+        };
+        // Back in its place before anything is awaited.
+        let outcome = (&mut self.skipping.insert(skipping).task).await;
+        self.skipping = None;
+        outcome?
     }
 
     /// Lets bytes pass, unless they are the last ones and the whole is not what it should be.
