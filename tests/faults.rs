@@ -297,7 +297,43 @@ async fn another_size_for_a_known_object_is_refused_and_not_cut_to_fit() {
         assert_refused(&answer);
         assert_right(&mirror.get(FILE).await, &s.bytes);
         s.hub.clear_faults();
+        // Nor does it stand for ever.
+        becomes_right(&mirror, "/acme/other/resolve/main/w.bin", &s.bytes).await;
     }
+}
+
+/// Upstream's last answers are used for two seconds.
+async fn becomes_right(mirror: &Mirror, target: &str, bytes: &[u8]) {
+    let mut answer = mirror.get(target).await;
+    for _ in 0..30 {
+        if answer.status == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        answer = mirror.get(target).await;
+    }
+    assert_right(&answer, bytes);
+}
+
+#[tokio::test]
+async fn one_lie_about_a_file_does_not_lose_the_truth() {
+    let s = setup().await;
+    let commit = s.hub.model("acme/large").sha();
+    let mirror = Mirror::of(&s.hub).set("upstream.patience", "1s").start().await;
+    let before = mirror.head(FILE).await;
+    assert_eq!(before.status, 200);
+    // Where the bytes are asked for, which is at the commit.
+    announce(&s.hub, &format!("/acme/large/resolve/{commit}/w.bin"), &"ab".repeat(32), SIZE, &commit);
+    let answer = mirror.get(FILE).await;
+    assert!(answer.status >= 500 || !answer.whole, "{answer:.0?}");
+    assert!(mirror.log().contains("doubts what"), "{}", mirror.log());
+    s.hub.clear_faults();
+    // The truth still serves when there is nobody to ask.
+    s.hub.down().await;
+    let after = mirror.head(FILE).await;
+    assert_eq!((after.status, after.header("x-linked-etag")), (200, before.header("x-linked-etag")), "{}", mirror.log());
+    s.hub.up().await;
+    becomes_right(&mirror, FILE, &s.bytes).await;
 }
 
 #[tokio::test]
@@ -370,15 +406,7 @@ async fn a_lie_about_a_file_is_forgotten_when_its_bytes_contradict_it() {
         s.hub.clear_faults();
         let first = mirror.get(FILE).await;
         assert!(first.status >= 500 || !first.whole || first.body == s.bytes, "a wrong file ({oid}, {size})");
-        let mut answer = mirror.get(FILE).await;
-        for _ in 0..30 {
-            if answer.status == 200 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            answer = mirror.get(FILE).await;
-        }
-        assert_right(&answer, &s.bytes);
+        becomes_right(&mirror, FILE, &s.bytes).await;
     }
 }
 

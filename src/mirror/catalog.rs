@@ -12,6 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Listings kept in memory, by the number of files in them all.
 const LISTED_FILES_MAX: u64 = 1_000_000;
+/// Files whose word is doubted. One that is forgotten is believed until it proves wrong again.
+const DOUBTS_MAX: u64 = 10_000;
 /// Refs remembered, and how long: what another command removed is noticed then.
 const REFS_MAX: u64 = 100_000;
 const REFS_FOR: Duration = Duration::from_secs(30);
@@ -39,6 +41,7 @@ pub struct FileInfo {
 type Shared<T> = Arc<Mutex<T>>;
 type Asked = (String, [u8; 32]);
 type Listed = moka::sync::Cache<(RepoId, Commit), Shared<Listing>>;
+type Doubted = moka::sync::Cache<(RepoId, Commit, FilePath), ()>;
 
 pub(super) struct Catalog {
     origin: Arc<Origin>,
@@ -46,6 +49,7 @@ pub(super) struct Catalog {
     offline: bool,
     revision_ttl: Duration,
     listings: Listed,
+    doubted: Doubted,
     /// What the store has of refs, for a while.
     refs: moka::sync::Cache<(RepoId, Revision), (Commit, SystemTime)>,
     absent: moka::sync::Cache<(RepoId, Commit, FilePath), ()>,
@@ -70,6 +74,7 @@ impl Catalog {
             offline: config.upstream.offline,
             revision_ttl: config.freshness.revision,
             listings: moka::sync::Cache::builder().weigher(weigh).max_capacity(LISTED_FILES_MAX).build(),
+            doubted: moka::sync::Cache::new(DOUBTS_MAX),
             refs: moka::sync::Cache::builder().max_capacity(REFS_MAX).time_to_live(REFS_FOR).build(),
             absent: moka::sync::Cache::builder().max_capacity(100_000).time_to_live(config.freshness.missing).build(),
             unknown: moka::sync::Cache::builder().max_capacity(REFS_MAX).time_to_live(config.freshness.missing).build(),
@@ -87,7 +92,7 @@ impl Catalog {
     }
 
     pub(super) fn doubts(&self) -> Doubts {
-        Doubts { listings: self.listings.clone() }
+        Doubts { listings: self.listings.clone(), doubted: self.doubted.clone() }
     }
 
     /// Forgets in memory what is known of a repo.
@@ -172,7 +177,11 @@ impl Catalog {
                 let key: Box<str> = file.path.as_str().into();
                 let known = listing.files.get(&key);
                 // What the Hub has said of a commit stands.
-                if known != Some(&listed) && !(second_hand && known.is_some_and(|known| !known.second_hand)) {
+                if second_hand && known.is_some_and(|known| !known.second_hand) {
+                    continue;
+                }
+                self.doubted.invalidate(&(repo.clone(), commit, file.path.clone()));
+                if known != Some(&listed) {
                     listing.files.insert(key, listed.clone());
                     fresh.push((file.path.clone(), listed));
                 }
@@ -234,17 +243,18 @@ pub(super) fn pointer(oid: &Oid, size: u64) -> (String, Oid) {
 #[derive(Clone)]
 pub(super) struct Doubts {
     listings: Listed,
+    doubted: Doubted,
 }
 
 impl Doubts {
-    /// Forgets what a file was said to be, so that the next request asks anew. On disk what is learned then goes before it.
+    /// Lets the next request ask anew what a file is. What it was said to be still serves while upstream gives no word, for it may be
+    /// the doubt that was wrong.
     pub(super) fn about(&self, file: &FileInfo) {
         let Some(listing) = self.listings.get(&(file.repo.clone(), file.commit)) else { return };
-        let mut listing = listing.lock().unwrap_or_else(|e| e.into_inner());
+        let listing = listing.lock().unwrap_or_else(|e| e.into_inner());
         let path = file.path.as_str();
         if listing.files.get(path).is_some_and(|listed| (listed.oid, listed.size) == (file.oid, file.size)) {
-            listing.files.remove(path);
-            listing.complete = false;
+            self.doubted.insert((file.repo.clone(), file.commit, file.path.clone()), ());
             log::warn!("doubts what {}@{}/{path} was said to be: {} of {} bytes", file.repo, file.commit, file.oid, file.size);
         }
     }
@@ -417,6 +427,14 @@ impl Mirror {
     }
 
     async fn known(&self, repo: &RepoId, commit: Commit, path: &FilePath) -> Known {
+        match self.said(repo, commit, path).await {
+            Known::File(_) if self.catalog.doubted.contains_key(&(repo.clone(), commit, path.clone())) => Known::Unknown,
+            known => known,
+        }
+    }
+
+    /// As `known`, also what is doubted.
+    async fn said(&self, repo: &RepoId, commit: Commit, path: &FilePath) -> Known {
         let listing = self.catalog.listing(repo, commit).await;
         let listing = listing.lock().unwrap_or_else(|e| e.into_inner());
         match listing.files.get(path.as_str()) {
@@ -437,7 +455,7 @@ impl Mirror {
         path: &FilePath,
     ) -> Option<Result<FileInfo, HubError>> {
         let (commit, _) = kept?;
-        match self.known(repo, commit, path).await {
+        match self.said(repo, commit, path).await {
             Known::File(file) => Some(Ok(file)),
             Known::Absent => Some(Err(HubError::entry_not_found(Some(commit)))),
             Known::Unknown => None,

@@ -197,6 +197,8 @@ impl Mirror {
     ) -> Result<Reader, MirrorError> {
         match &error {
             StoreError::SizeMismatch { .. } => {
+                // The next request asks anew.
+                self.catalog.doubts().about(file);
                 return Err(SourceError::Broken { host: self.origin.base(), cause: error.to_string() }.into());
             }
             // What others fetch is left alone, and so is this one's: the hash of a whole will tell who was right.
