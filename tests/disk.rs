@@ -309,6 +309,46 @@ async fn a_directory_that_cannot_be_written_is_served_from() {
     }
 }
 
+/// Where the lock cannot be had, another process may have it: nothing is written.
+#[tokio::test]
+async fn what_is_read_without_the_lock_is_not_written() {
+    let (hub, bytes) = hub().await;
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let mut mirror = Mirror::of(&hub).repos(folder.path()).start().await;
+    assert!(mirror.get(FILE).await.body == bytes);
+    mirror.stop().await;
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a mode");
+    let options = Mirror::of(&hub).repos(folder.path()).read_only(ReadOnly::Mode);
+    let lock = folder.path().join("lock");
+    mode(&lock, 0o444);
+    let said = options.clone().try_start().await.err().expect("it is refused");
+    assert!(said.contains(&lock.display().to_string()) && said.contains("read-only"), "{said}");
+
+    // Files that could be written, in directories that cannot.
+    set_writable(folder.path(), false);
+    let is_blob = |path: &PathBuf| path.starts_with(folder.path().join("blobs")) && path.is_file();
+    let blobs: Vec<PathBuf> = tree(folder.path()).into_iter().map(|(path, _)| path).filter(is_blob).collect();
+    let large = blobs.iter().find(|path| path.metadata().expect("its facts").len() > SIZE as u64).expect("the large file");
+    blobs.iter().for_each(|path| mode(path, 0o644));
+    let mut kept = std::fs::read(large).expect("a block file");
+    // In the middle of the content.
+    let at = kept.len() - SIZE / 2;
+    kept[at] ^= 1;
+    std::fs::write(large, &kept).expect("a block rots");
+    let before = tree(folder.path());
+    let mirror = options.start().await;
+    for _ in 0..2 {
+        let answer = mirror.get(FILE).await;
+        assert!(answer.status != 200 || !answer.whole || answer.body == bytes, "{answer:.0?}");
+    }
+    let answer = mirror.get(FILE).await;
+    assert!(answer.whole && answer.body == bytes, "{answer:.0?}");
+    assert!(std::fs::read(large).expect("a block file") == kept, "it was written to");
+    assert_eq!(tree(folder.path()), before);
+    drop(mirror);
+    set_writable(folder.path(), true);
+}
+
 /// What the Hub takes back holds while it is gone, also where that could not be written down.
 #[tokio::test]
 async fn a_no_holds_on_a_disk_that_cannot_be_written() {

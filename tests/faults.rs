@@ -322,7 +322,8 @@ async fn one_lie_about_a_file_does_not_lose_the_truth() {
     let mirror = Mirror::of(&s.hub).set("upstream.patience", "1s").start().await;
     let before = mirror.head(FILE).await;
     assert_eq!(before.status, 200);
-    announce(&s.hub, FILE, &"ab".repeat(32), SIZE, &commit);
+    // Where the bytes are asked for, which is at the commit.
+    announce(&s.hub, &format!("/acme/large/resolve/{commit}/w.bin"), &"ab".repeat(32), SIZE, &commit);
     let answer = mirror.get(FILE).await;
     assert!(answer.status >= 500 || !answer.whole, "{answer:.0?}");
     assert!(mirror.log().contains("doubts what"), "{}", mirror.log());

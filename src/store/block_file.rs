@@ -294,11 +294,15 @@ impl<F: FileLayer> BlockFile<F> {
         self.present_count.fetch_sub(1, Ordering::AcqRel);
         self.retract_count.fetch_add(1, Ordering::AcqRel);
         let was_verified = self.verified.swap(false, Ordering::AcqRel);
-        self.put("unmark a block of", self.header.mask_offset(block_index), &[self.present.mask_byte(block_index)])?;
-        if was_verified {
-            self.put("unmark", self.header.flags_offset(), &[0; 8])?;
+        let unmark = || {
+            self.put("unmark a block of", self.header.mask_offset(block_index), &[self.present.mask_byte(block_index)])?;
+            if was_verified { self.put("unmark", self.header.flags_offset(), &[0; 8]) } else { Ok(()) }
+        };
+        match unmark() {
+            // The file is open for reading only: it is retracted in this process, and the next one checks the block again.
+            Err(StoreError::Io { source, .. }) if source.raw_os_error() == Some(libc::EBADF) => Ok(()),
+            done => done,
         }
-        Ok(())
     }
 
     /// Proves a present block by its checksum, once: `true` means that its bytes may be used.

@@ -23,6 +23,13 @@ pub enum StoreError {
     #[error("{} is read-only: nothing more is kept there", dir.display())]
     ReadOnly { dir: PathBuf },
 
+    /// The lock cannot be taken, yet others could write the objects: serving without it might meet them.
+    #[error(
+        "{cause}, although {} can be written: let this process write all of the directory, or none of it to serve it read-only",
+        blobs.display()
+    )]
+    HalfWritable { blobs: PathBuf, cause: String },
+
     /// It would pass a limit of the configuration, and nothing may go for it: serve without keeping.
     #[error("no room for {what} within the limits of eviction: all else is pinned or in use")]
     NoRoom { what: String },

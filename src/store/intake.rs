@@ -198,6 +198,7 @@ impl Store {
     ///
     /// What was here in part is replaced; who reads that reads on. `Misuse`: there is no such file, or it was not proven.
     pub fn take_in(&self, name: &str, oid: &Oid) -> Result<bool, StoreError> {
+        self.place.check_writable()?;
         let temp = self.staged(name)?;
         let slot = self.live.slot(oid);
         let mut live = slot.lock();

@@ -18,6 +18,7 @@ pub enum Mended {
 impl Store {
     /// Examines an object and sees to what is broken. BLOCKING, for as long as reading it takes.
     pub fn mend(&self, oid: &Oid) -> Result<Mended, StoreError> {
+        self.place.check_writable()?;
         match self.view().examine(oid, &mut |_| ())? {
             Finding::Absent | Finding::Nothing | Finding::Sound { .. } => Ok(Mended::Sound),
             Finding::Broken { block_indexes, .. } => {

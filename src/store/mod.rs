@@ -140,11 +140,16 @@ impl Store {
     }
 
     /// As [`Store::open`]; where the directory holds a store and cannot be written, by its mode or by the file system's, what it
-    /// keeps is read, without a lock, and nothing more is kept. Other processes may read it, or write it from elsewhere.
+    /// keeps is read, without a lock, and nothing is written there. Other processes may read it, or write it from elsewhere.
+    /// `HalfWritable`: the lock cannot be taken, and the objects can be written.
     pub fn open_to_serve(root: &Path, options: StoreOptions) -> Result<Store, StoreError> {
         match Store::open(root, options.clone()) {
             // A directory that was never a store is more likely a mistake, and holds nothing to serve.
             Err(error) if error.is_read_only() && fs::read_dir(root.join("blobs")).is_ok() => {
+                let blobs = root.join("blobs");
+                if is_writable(&blobs) {
+                    return Err(StoreError::HalfWritable { blobs, cause: error.to_string() });
+                }
                 check_version(root)?;
                 log::warn!("serves read-only: {error}; what is kept is served, all else is passed on and nothing is kept");
                 Ok(Store::new(options, Place::read_only(root), None))
@@ -173,7 +178,7 @@ impl Store {
 
     /// The error that each attempt to keep something meets, where nothing can be written.
     pub fn read_only(&self) -> Option<StoreError> {
-        self.place.is_read_only().then(|| StoreError::ReadOnly { dir: self.root().to_owned() })
+        self.place.check_writable().err()
     }
 
     /// Sets what is kept at most; only the first call counts.
@@ -321,6 +326,7 @@ impl Store {
     ///
     /// Returns the bytes it took on the disk, 0 when there was none.
     pub fn remove(&self, oid: &Oid) -> Result<u64, StoreError> {
+        self.place.check_writable()?;
         let slot = self.live.slot(oid);
         let mut live = slot.lock();
         // Lock order: the slot, then whatever the borrower locks.
@@ -375,7 +381,7 @@ impl Store {
     /// Opens the file of `oid` if there is one that counts; a corrupt one is set aside.
     fn open_kept(&self, oid: &Oid) -> Result<Option<Object>, StoreError> {
         let path = self.place.blob(oid);
-        let opened = place::open_quietly(&path, true).or_else(|error| match error.kind() {
+        let opened = place::open_quietly(&path, !self.place.is_read_only()).or_else(|error| match error.kind() {
             // What is there can still be read; what would be written fails when it comes to that.
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => place::open_quietly(&path, false),
             _ => Err(error),
@@ -388,6 +394,7 @@ impl Store {
         let opened = BlockFile::open(file, oid).and_then(|opened| match opened {
             Opened::Ours(file) => Ok(Some(file)),
             Opened::Foreign(foreign) => {
+                self.place.check_writable()?;
                 log::info!("adopting a foreign file object={oid} bytes={}", foreign.size());
                 foreign.adopt(&mut |_| ()).map(Some)
             }
@@ -460,6 +467,14 @@ fn space(dir: &Path) -> Result<(u64, u64), StoreError> {
     // SAFETY: the call succeeded, so it filled `stat`.
     let stat = unsafe { stat.assume_init() };
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+}
+
+/// Whether this process may make and remove files in a directory.
+fn is_writable(dir: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(dir) = std::ffi::CString::new(dir.as_os_str().as_bytes()) else { return false };
+    // SAFETY: the path ends in a zero byte and outlives the call.
+    unsafe { libc::access(dir.as_ptr(), libc::W_OK | libc::X_OK) == 0 }
 }
 
 /// How old something kept at that time is. A time in the future is a clock's that was set back since: what it marks is neither

@@ -55,6 +55,11 @@ impl Place {
         self.read_only
     }
 
+    /// The error of what would have to write.
+    pub(super) fn check_writable(&self) -> Result<(), StoreError> {
+        if self.read_only { Err(StoreError::ReadOnly { dir: self.root.clone() }) } else { Ok(()) }
+    }
+
     pub(super) fn noes(&self) -> &Noes {
         &self.noes
     }
@@ -108,6 +113,7 @@ impl Place {
 
     /// Moves `from` to the quarantine, with its reason beside it. Returns false when there is nothing to move.
     pub(super) fn set_aside(&self, from: &Path, name: &str, reason: &str) -> Result<bool, StoreError> {
+        self.check_writable()?;
         // One copy of a name, the latest: an upstream that lies again and again must not fill the disk.
         let to = self.root.join("quarantine").join(format!("{}.blob", file_name(name)));
         // The directory may have been removed by people; then the file is still where it was.

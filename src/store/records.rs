@@ -124,6 +124,9 @@ impl Records {
             Ok(_) => Ok(None),
             Err(reason) => {
                 self.broken_count.fetch_add(1, Ordering::Relaxed);
+                if self.place.is_read_only() {
+                    return Ok(None);
+                }
                 let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
                 self.place.set_aside(&path, &name, &format!("{}: {reason}", key.target))?;
                 Ok(None)
