@@ -17,7 +17,8 @@ pub fn fuzz_route(data: &[u8]) {
         let written = ApiTarget::new(&route, data);
         let target = written.upstream_path_and_query();
         assert!(target.parse::<http::uri::PathAndQuery>().is_ok(), "unsendable: {target}");
-        if method == Method::DELETE || route == Route::Write {
+        // Of those that are not sent upstream nothing need be read back.
+        if method == Method::DELETE || matches!(route, Route::Write | Route::Unknown | Route::Panel) {
             continue;
         }
         assert_eq!(Route::parse(&method, &target).as_ref(), Ok(&route), "{target}");
