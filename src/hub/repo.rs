@@ -133,6 +133,9 @@ fn segment_mistake(segment: &str) -> Option<&'static str> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if segment.is_empty() {
         Some("has an empty segment")
+    } else if segment == "-" {
+        // Below that path is the mirror's own page; the Hub gives no such name.
+        Some("has a segment that is a dash alone")
     } else if segment.len() > SEGMENT_MAX {
         Some("has a segment of more than 96 characters")
     } else if !segment.bytes().all(legal) {
@@ -159,6 +162,8 @@ mod tests {
         check("openai-community/gpt2", true);
         check("org/Qwen2.5_7B-Instruct", true);
         check("org/-odd-", true);
+        check("-", false);
+        check("org/-", false);
         check("", false);
         check("/gpt2", false);
         check("org/", false);
