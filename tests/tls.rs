@@ -165,7 +165,8 @@ async fn bytes_are_the_same_by_either_door() {
     std::fs::OpenOptions::new().write(true).open(largest).expect("the file").set_len(3 << 20).expect("a shorter file");
     secure.ask("GET", FILE, &[]).await;
     let again = secure.response("GET").await;
-    assert!(!again.whole || again.body == bytes, "never other bytes");
+    let is_refused = again.status >= 500;
+    assert!(is_refused || !again.whole || again.body == bytes, "never other bytes: {} {}", again.status, again.body.len());
     assert_eq!(mirror.get("/healthz").await.status, 200);
 }
 
