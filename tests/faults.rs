@@ -554,6 +554,57 @@ async fn what_is_fetched_again_for_rot_is_in_the_verdict() {
 }
 
 #[tokio::test]
+async fn rot_that_the_verdict_finds_ahead_of_a_reader_is_fetched_for_it() {
+    let hub = FakeHub::start().await;
+    let bytes = noise(18, 48 * MIB);
+    let oid = hub.model("acme/large").lfs("w.bin", &bytes).commit("first").oid("w.bin");
+    let mut mirror = Mirror::start(&hub).await;
+    assert_right(&mirror.get(FILE).await, &bytes);
+    mirror.stop().await;
+    rot(&mirror, &oid, &bytes, 2 * MIB + 100);
+    rot(&mirror, &oid, &bytes, 45 * MIB + 100);
+    mirror.restart().await;
+    // Far more than what lies between the mirror and a client that does not read on.
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    assert_eq!(connection.head("GET").await.expect("an answer").0, 200);
+    let mut tries = 0;
+    while mirror.metrics().await.of("dingospeed_blocks_broken_total") < 2.0 {
+        assert!(tries < 400, "what was fetched again asks for a new verdict on the whole");
+        connection.read_body(MIB as u64 / 64).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tries += 1;
+    }
+    assert!(!connection.is_cut().await, "and all of it comes");
+    assert_right(&mirror.get(FILE).await, &bytes);
+}
+
+#[tokio::test]
+async fn a_file_that_was_cut_gives_no_zeros() {
+    let s = setup().await;
+    let mirror = Mirror::start(&s.hub).await;
+    let blob = mirror.repos().join("blobs").join(&s.oid[..2]).join(&s.oid);
+    for len in [0, 4096, MIB + 77, 3 * MIB, SIZE - 5] {
+        assert_right(&mirror.get(FILE).await, &s.bytes);
+        let file = std::fs::File::options().write(true).open(&blob).expect("the block file");
+        file.set_len(len as u64).expect("a shorter file");
+        // In parts as short as one page and from the end backwards, beside a whole.
+        let whole = mirror.get(FILE);
+        let parts = async {
+            for start in (0..SIZE).step_by(MIB / 4 + 4096).rev() {
+                let end = (start + 4095).min(SIZE - 1);
+                let part = mirror.get_range(FILE, &format!("bytes={start}-{end}")).await;
+                assert!(part.status == 206 || part.status >= 500, "{}", part.status);
+                assert!(!part.whole || part.status >= 500 || part.body == s.bytes[start..=end], "cut to {len}, wrong at {start}");
+            }
+        };
+        let (whole, ()) = tokio::join!(whole, parts);
+        assert!(!whole.whole || whole.status >= 500 || whole.body == s.bytes, "cut to {len}: {}", whole.status);
+        file.sync_all().expect("a sync");
+    }
+}
+
+#[tokio::test]
 async fn one_callers_bad_token_is_not_the_others_trouble() {
     let s = setup().await;
     let mirror = std::sync::Arc::new(Mirror::start(&s.hub).await);

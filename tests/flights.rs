@@ -57,12 +57,13 @@ type Machine = Arc<Flights<Arc<World>, &'static str>>;
 #[derive(Clone, Copy)]
 struct Trouble {
     /// Chances in percent that upstream gives the whole for a part, that a flight fails, that its courier dies, that a reader
-    /// leaves early, and that it is all over.
+    /// leaves early, that it is all over, and that a block has rotted when a reader looks at the one before it.
     ignores: u32,
     fails: u32,
     dies: u32,
     leaves: u32,
     ends: u32,
+    rots: u32,
 }
 
 fn chance(percent: u32) -> bool {
@@ -232,7 +233,14 @@ async fn reader(machine: &Machine, world: &Arc<World>, span: Range<u64>, trouble
                 assert!(why != "over" || machine.over().is_some());
                 break;
             }
-            Ok(Found::Block) => world.blocks().span(world.blocks().of_offset(position)).end.min(span.end),
+            Ok(Found::Block) => {
+                let block = world.blocks().of_offset(position);
+                if chance(trouble.rots) && block + 1 < BLOCK_COUNT {
+                    world.present.lock().unwrap()[block as usize + 1] = false;
+                    machine.ring();
+                }
+                world.blocks().span(block).end.min(span.end)
+            }
             Ok(Found::Landed(landed)) => {
                 assert!(landed > position, "nothing landed behind {position}");
                 landed.min(span.end)
@@ -249,6 +257,9 @@ async fn reader(machine: &Machine, world: &Arc<World>, span: Range<u64>, trouble
             Ok(Found::Nothing) => {
                 if chance(trouble.leaves) {
                     break;
+                }
+                if machine.load().0 == 0 {
+                    dispatch(machine, world, trouble);
                 }
                 changed.await;
                 continue;
@@ -288,19 +299,21 @@ fn play(when_client_leaves: WhenClientLeaves, trouble: Trouble) {
         }
     });
     assert!(world.flying.lock().unwrap().is_empty());
-    let quiet = trouble.fails + trouble.dies + trouble.ends == 0;
+    let quiet = trouble.fails + trouble.dies + trouble.ends + trouble.rots == 0;
     if quiet && (trouble.leaves == 0 || when_client_leaves == WhenClientLeaves::FinishRequest) {
         assert!(world.present.lock().unwrap().iter().all(|present| *present), "what was wanted is not there");
     }
 }
 
 const POLICIES: [WhenClientLeaves; 3] = [WhenClientLeaves::FinishBlock, WhenClientLeaves::FinishRequest, WhenClientLeaves::Stop];
-const NONE: Trouble = Trouble { ignores: 0, fails: 0, dies: 0, leaves: 0, ends: 0 };
-const TROUBLES: [Trouble; 8] = [
+const NONE: Trouble = Trouble { ignores: 0, fails: 0, dies: 0, leaves: 0, ends: 0, rots: 0 };
+const TROUBLES: [Trouble; 10] = [
     NONE,
     Trouble { ignores: 100, leaves: 5, ..NONE },
     Trouble { ignores: 50, ..NONE },
-    Trouble { ignores: 60, fails: 5, dies: 3, leaves: 5, ends: 2 },
+    Trouble { ignores: 60, fails: 5, dies: 3, leaves: 5, ends: 2, ..NONE },
+    Trouble { rots: 10, ..NONE },
+    Trouble { ignores: 20, fails: 2, dies: 2, leaves: 5, rots: 10, ..NONE },
     Trouble { leaves: 15, ..NONE },
     Trouble { fails: 10, leaves: 5, ..NONE },
     Trouble { fails: 3, dies: 5, leaves: 5, ..NONE },

@@ -158,6 +158,13 @@ impl Fill {
         }
     }
 
+    /// Starts couriers if nobody carries: what a reader waits for was there when the last one ended, and has rotted since.
+    pub(super) fn dispatch_if_idle(self: &Arc<Self>) {
+        if self.flights.load().0 == 0 {
+            self.dispatch();
+        }
+    }
+
     /// Gives a courier's place up if the object has others.
     pub(super) fn leave_to_others(&self) -> bool {
         self.flights.leave_to_others()
@@ -259,7 +266,7 @@ impl Fill {
             let span = blocks.span(prefix.next_block);
             for offset in span.clone().step_by(HASH_PIECE_LEN as usize) {
                 buffer.resize(HASH_PIECE_LEN.min(span.end - offset) as usize, 0);
-                if self.object.read_at(offset, &mut buffer).is_err() {
+                if self.object.read_unproven(offset, &mut buffer).is_err() {
                     // Half a block is in the hash now: it is of no use any more.
                     prefix.hasher = None;
                     return;
@@ -395,7 +402,7 @@ impl Fill {
         let mut buffer = Vec::new();
         for offset in (0..len).step_by(HASH_PIECE_LEN as usize) {
             buffer.resize(HASH_PIECE_LEN.min(len - offset) as usize, 0);
-            self.object.read_at(offset, &mut buffer)?;
+            self.object.read_unproven(offset, &mut buffer)?;
             hasher.update(&buffer);
         }
         Ok(hasher)

@@ -253,6 +253,7 @@ impl Kept {
                         self.leave();
                         continue;
                     }
+                    fill.dispatch_if_idle();
                     changed.await;
                     continue;
                 }
@@ -278,7 +279,16 @@ impl Kept {
                     continue;
                 }
             }
-            if end > tail && object.is_complete() && !self.verdict_within(TRICKLE_EVERY).await? {
+            let is_proven = match end > tail && object.is_complete() {
+                true => self.verdict_within(TRICKLE_EVERY).await,
+                false => Ok(true),
+            };
+            // Who has passed nothing on waits for what rotted to come again.
+            if matches!(is_proven, Err(MirrorError::Rotten { .. })) && position == self.began {
+                self.awaits_verdict_since = None;
+                continue;
+            }
+            if !is_proven? {
                 let left = object.size() - position;
                 let trickle = TRICKLE_LEN_MAX.min(left.div_ceil(TRICKLE_PART)).min(left - 1).min(end - position);
                 if trickle == 0 {

@@ -50,6 +50,10 @@ impl Bitmap {
         self.word(index).fetch_and(!bit(index), Ordering::AcqRel);
     }
 
+    pub(super) fn clear_all(&self) {
+        self.words.iter().for_each(|word| word.store(0, Ordering::Release));
+    }
+
     /// Returns the byte of the mask on disk that holds `index` (8 blocks to a byte, rounds down).
     pub(super) fn mask_byte(&self, index: u64) -> u8 {
         let word = self.word(index).load(Ordering::Acquire).to_le_bytes();
@@ -96,6 +100,8 @@ mod tests {
         assert_eq!(bitmap.next(130..200, true), None);
         assert_eq!(bitmap.next(190..900, false), Some(190));
         assert!(!bitmap.has(200) && !bitmap.has(u64::MAX));
+        bitmap.clear_all();
+        assert_eq!((bitmap.count(), bitmap.next(0..200, true)), (0, None));
     }
 
     #[test]

@@ -307,7 +307,8 @@ impl<F: FileLayer> BlockFile<F> {
 
     /// Proves a present block by its checksum, once: `true` means that its bytes may be used.
     ///
-    /// `false` means that it is absent, or was just found broken and retracted: fetch it.
+    /// `false` means that it is absent, or was just found broken and retracted: fetch it. No block is trusted any more after that,
+    /// before it is proven anew.
     pub fn check(&self, block_index: u64) -> Result<bool, StoreError> {
         let slot = self.slot(block_index)?;
         loop {
@@ -330,6 +331,9 @@ impl<F: FileLayer> BlockFile<F> {
                 return Ok(true);
             }
             log::warn!("retracted a broken block object={} block={block_index} wanted_crc={wanted:08x}", self.oid);
+            // Who changed it may have changed others, since they were proven. Before anything is written: a mark behind the end of
+            // a file that was cut gives it back its length, and zeros would stand for what was proven.
+            self.uncheck_all();
             self.retract_marked(&marking, block_index)?;
             return Ok(false);
         }
@@ -340,6 +344,11 @@ impl<F: FileLayer> BlockFile<F> {
         if block_index < self.blocks().count() {
             self.checked.clear(block_index);
         }
+    }
+
+    /// The same for all blocks: they are about to be read from the disk, all of them.
+    pub(super) fn uncheck_all(&self) {
+        self.checked.clear_all();
     }
 
     /// Records that the whole object was hashed and matched, or takes it back. Only a complete object can be verified.

@@ -10,6 +10,7 @@ use super::{
 use crate::hub::Oid;
 use std::{
     fs::{self, File},
+    ops::Range,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
 };
 
@@ -47,9 +48,8 @@ impl View {
     /// Reads all of an object that is there. BLOCKING, for as long as the disk takes. `progress` is told bytes as they are read.
     pub fn examine(&self, oid: &Oid, progress: &mut dyn FnMut(u64)) -> Result<Finding, StoreError> {
         let Some(file) = self.open_blob(oid)? else { return Ok(Finding::Absent) };
-        // SAFETY: takes an open descriptor and no pointer. A wish: what is verified should come from the disk, not from pages
-        // that were right when they were written. Pages that are in use stay.
-        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        // What is verified should come from the disk, not from pages that were right when they were written.
+        forget(&file, 0..0);
         let inode = file.metadata().map_err(|error| StoreError::io("measure", oid, error))?.ino();
         let finding = match open(file, oid)? {
             Look::File(file) => self.examine_blocks(&file, oid, progress)?,
@@ -75,6 +75,9 @@ impl View {
                 }
             })?;
             if found != file.checksum(block_index) {
+                // A serving process takes what it finds in memory for what it proved before.
+                let (start, span) = (file.header().payload_start(), blocks.span(block_index));
+                forget(file.layer(), start + span.start..start + span.end);
                 // What went into the hash is not the block.
                 hasher = None;
                 if self.stays_broken(oid, block_index, &mut buffer)? {
@@ -106,6 +109,13 @@ impl View {
         }
         Ok(true)
     }
+}
+
+/// Lets a range of a file leave the memory, up to its end if the range ends at 0. A wish: pages that are in use stay.
+fn forget(file: &File, range: Range<u64>) {
+    let (start, len) = (range.start as libc::off_t, range.end.saturating_sub(range.start) as libc::off_t);
+    // SAFETY: takes an open descriptor and no pointer.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), start, len, libc::POSIX_FADV_DONTNEED) };
 }
 
 enum Look {

@@ -32,6 +32,10 @@ impl Object {
     /// `kept_len` is the running total of the bytes that are kept, to which each published block is added.
     pub(super) fn new(mut file: BlockFile<File>, kept_len: Arc<AtomicU64>) -> Object {
         file.count_into(kept_len);
+        // No reading ahead of what is asked for: it would bring a neighbour's pages back from the disk, which then pass for the
+        // ones that were proven before they left the memory. `load` asks for whole blocks.
+        // SAFETY: takes an open descriptor and no pointer. It is advice: where it is not heeded, less is noticed of a rotting disk.
+        unsafe { libc::posix_fadvise(file.layer().as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
         Object { file, map: OnceLock::new(), gone: AtomicBool::new(false) }
     }
 
@@ -62,6 +66,16 @@ impl Object {
         let mut bytes = vec![0; self.mapped_range(&span)?.len()];
         self.read_at(span.start, &mut bytes)?;
         Ok(bytes.into())
+    }
+
+    /// Reads like `read_at`, for whoever holds the bytes to something else than the blocks' checksums: what it brings back from
+    /// the disk is not taken for proven because it is in memory.
+    pub fn read_unproven(&self, offset: u64, bytes: &mut [u8]) -> Result<(), StoreError> {
+        let span = offset..offset.saturating_add(bytes.len() as u64);
+        if !self.is_resident(span.clone()) {
+            self.blocks().covering(span).for_each(|block_index| self.uncheck(block_index));
+        }
+        self.read_at(offset, bytes)
     }
 
     /// Tells whether all pages of `span` are in memory, so that reading it does not wait for the disk. Cheap up to a few MiB.
@@ -205,6 +219,44 @@ mod tests {
         object.load(0..4 * MIB).unwrap();
         assert!(object.is_resident(0..4 * MIB));
         assert!(object.read(0..4 * MIB).unwrap().iter().all(|&byte| byte == 1));
+    }
+
+    /// Puts four blocks of ones on the disk and out of memory; false where the system keeps them there.
+    fn forgotten(object: &Object) -> bool {
+        for block in 0..4 {
+            let bytes = vec![1; MIB as usize];
+            object.write(block * MIB, &bytes).unwrap();
+            object.publish(block, crc32c::crc32c(&bytes)).unwrap();
+        }
+        object.sync().unwrap();
+        // SAFETY: takes an open descriptor and no pointer. It is a wish: the kernel may keep the pages, and then nothing is tested.
+        unsafe { libc::posix_fadvise(object.layer().as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        (0..4).all(|block| !object.is_resident(block * MIB..block * MIB + 1))
+    }
+
+    #[test]
+    fn reading_a_block_brings_no_neighbour_back_unproven() {
+        let object = object(4 * MIB);
+        if !forgotten(&object) {
+            return;
+        }
+        object.uncheck(1);
+        assert!(object.check(1).unwrap() && object.is_resident(MIB..2 * MIB));
+        object.copy(MIB..2 * MIB).unwrap();
+        assert!(!object.is_resident(2 * MIB..2 * MIB + 1), "what comes next is still on the disk");
+    }
+
+    #[test]
+    fn what_is_read_for_its_hash_is_proven_anew() {
+        let object = object(4 * MIB);
+        if !forgotten(&object) {
+            return;
+        }
+        object.read_unproven(2 * MIB - 5, &mut [0; 10]).unwrap();
+        assert!(object.is_checked(0) && !object.is_checked(1) && !object.is_checked(2) && object.is_checked(3));
+        assert!(object.check(1).unwrap());
+        object.read_unproven(MIB, &mut [0; 10]).unwrap();
+        assert!(object.is_checked(1), "what is in memory stays proven");
     }
 
     #[test]

@@ -43,6 +43,7 @@ impl<F: FileLayer> BlockFile<F> {
         if !self.is_complete() {
             return Ok(Verdict::Incomplete { absent: absent_count() });
         }
+        self.uncheck_all();
         let (checksums, hash) = hash_payload(self.layer(), self.oid(), self.header(), progress)?;
         let mut rotten = false;
         for (block_index, found) in (0..).zip(checksums) {
