@@ -4,6 +4,7 @@
 //! fields of an object are read off the text, and no line needs two forms.
 
 use crate::config::LogFormat;
+use crate::hub::rewrite::split_unquoted;
 use log::LevelFilter;
 use serde_json::{Map, Value};
 use std::io::Write;
@@ -52,7 +53,7 @@ fn object(level: &str, text: &str) -> String {
     let mut fields = Map::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let (word, after) = split_word(rest);
+        let (word, after) = split_unquoted(rest, ' ');
         match field(word) {
             Some((key, value)) => {
                 let key = if OWN_KEYS.contains(&key) { format!("{key}_") } else { key.to_owned() };
@@ -65,7 +66,7 @@ fn object(level: &str, text: &str) -> String {
                 message.push_str(word);
             }
         }
-        rest = after.strip_prefix(' ').unwrap_or(after);
+        rest = after;
     }
     line(level, message, fields)
 }
@@ -77,21 +78,6 @@ fn line(level: &str, message: String, fields: Map<String, Value>) -> String {
     line.insert("message".to_owned(), message.into());
     line.extend(fields);
     Value::Object(line).to_string()
-}
-
-/// Splits at the first space that is not within quotes.
-fn split_word(text: &str) -> (&str, &str) {
-    let (mut quoted, mut escaped) = (false, false);
-    for (at, letter) in text.char_indices() {
-        match letter {
-            _ if escaped => escaped = false,
-            '\\' if quoted => escaped = true,
-            '"' => quoted = !quoted,
-            ' ' if !quoted => return text.split_at(at),
-            _ => {}
-        }
-    }
-    (text, "")
 }
 
 /// Reads `key=value`; `None` where it is another word, or the value has no end.

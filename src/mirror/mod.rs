@@ -158,7 +158,8 @@ impl Mirror {
         self.store.touch(&file.oid);
         let opened = match self.live(file) {
             Some(fill) => Ok(fill),
-            None => self.open(file).await,
+            // Boxed, as all that is seldom needed: the future of every request is moved about with room for it.
+            None => Box::pin(self.open(file)).await,
         };
         let fill = match opened {
             Ok(fill) => fill,
@@ -174,7 +175,11 @@ impl Mirror {
             };
             return self.read_through(file, token, admission, error);
         }
-        let voucher = match self.claim(file, token, admission, &fill).await? {
+        let claim = match file.second_hand {
+            true => Box::pin(self.claim(file, token, admission, &fill)).await?,
+            false => Claim::Proven,
+        };
+        let voucher = match claim {
             Claim::Proven => None,
             Claim::Own => Some(Voucher::new(self.clone(), file.clone(), fill.clone())),
             Claim::Doubtful => return self.read_uncached(file, token, admission),

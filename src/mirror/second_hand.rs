@@ -28,7 +28,7 @@ pub(super) enum Claim {
 }
 
 impl Mirror {
-    /// Judges whether a file may be given what is kept under its id, and what others are fetching.
+    /// Judges whether a file that is known at second hand may be given what is kept under its id, and what others are fetching.
     pub(super) async fn claim(
         &self,
         file: &FileInfo,
@@ -36,7 +36,7 @@ impl Mirror {
         admission: Admission,
         fill: &Arc<Fill>,
     ) -> Result<Claim, MirrorError> {
-        if !file.second_hand || file.size == 0 {
+        if file.size == 0 {
             return Ok(Claim::Proven);
         }
         if !fill.object.is_verified() {

@@ -117,7 +117,7 @@ impl<'a> Iterator for Links<'a> {
 }
 
 /// Splits at the first separator outside a quoted string; without one the second half is empty.
-fn split_unquoted(text: &str, separator: char) -> (&str, &str) {
+pub(crate) fn split_unquoted(text: &str, separator: char) -> (&str, &str) {
     let (mut quoted, mut escaped) = (false, false);
     for (at, letter) in text.char_indices() {
         match letter {

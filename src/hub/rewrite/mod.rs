@@ -3,5 +3,6 @@
 mod link;
 mod xet;
 
+pub(crate) use link::split_unquoted;
 pub use link::{link_header, location_header};
 pub use xet::{XET_SIGNAL_HEADERS, strip_xet};
