@@ -32,6 +32,43 @@ struct World {
     present: Mutex<[bool; BLOCK_COUNT as usize]>,
     flying: Mutex<BTreeSet<u64>>,
     turns: Mutex<usize>,
+    /// Couriers that were recruited without a turn and have not had one yet.
+    recruits: Mutex<usize>,
+    story: Mutex<Story>,
+}
+
+/// How far streams had come, in blocks of all of them together, when something happened.
+#[derive(Default)]
+struct Story {
+    passed: u64,
+    /// The last time a reader began to want, or a courier left its run to the stream.
+    left_alone: u64,
+    /// A block came.
+    came: [u64; BLOCK_COUNT as usize],
+}
+
+impl World {
+    fn new(present: [bool; BLOCK_COUNT as usize]) -> Arc<World> {
+        Arc::new(World {
+            present: Mutex::new(present),
+            flying: Mutex::new(BTreeSet::new()),
+            turns: Mutex::new(TURNS),
+            recruits: Mutex::new(0),
+            story: Mutex::default(),
+        })
+    }
+
+    fn put(&self, block: u64) {
+        let mut story = self.story.lock().unwrap();
+        story.came[block as usize] = story.passed;
+        self.present.lock().unwrap()[block as usize] = true;
+    }
+
+    /// From now on somebody depends on the stream alone.
+    fn leave_alone(&self) {
+        let mut story = self.story.lock().unwrap();
+        story.left_alone = story.passed;
+    }
 }
 
 impl Presence for Arc<World> {
@@ -90,12 +127,31 @@ fn dispatch(machine: &Machine, world: &Arc<World>, trouble: Trouble) {
 
 /// As `courier::work` does it, but for what a connection does.
 async fn courier(machine: &Machine, world: &Arc<World>, ready: Option<((), Range<u64>)>, trouble: Trouble) {
+    let mut is_recruit = ready.is_none();
     let (mut turn, mut next) = ready.unzip();
+    if is_recruit {
+        let mut recruits = world.recruits.lock().unwrap();
+        *recruits += 1;
+        assert_eq!(*recruits, 1, "one that waits is enough");
+    }
     loop {
         if turn.is_none() {
-            wait_turn(world).await;
-            turn = Some(());
-            machine.has_turn();
+            let dies = chance(trouble.dies);
+            if !dies {
+                wait_turn(world).await;
+                turn = Some(());
+            }
+            let waited = std::mem::take(&mut is_recruit);
+            if waited {
+                *world.recruits.lock().unwrap() -= 1;
+            }
+            if dies {
+                machine.courier_died(&"died", waited);
+                return;
+            }
+            if waited {
+                machine.has_turn();
+            }
         }
         if chance(trouble.ends) {
             machine.end("over");
@@ -110,6 +166,7 @@ async fn courier(machine: &Machine, world: &Arc<World>, ready: Option<((), Range
         if chance(trouble.ignores) {
             machine.give_back(&run);
             if !machine.begin_stream() {
+                world.leave_alone();
                 give_turn(world, turn.take());
                 return;
             }
@@ -124,7 +181,7 @@ async fn courier(machine: &Machine, world: &Arc<World>, ready: Option<((), Range
         let died = chance(trouble.dies);
         give_turn(world, turn.take());
         if died {
-            machine.courier_died(&"died");
+            machine.courier_died(&"died", is_recruit);
             return;
         }
         turn = try_turn(world);
@@ -166,6 +223,7 @@ async fn stream(machine: &Machine, world: &Arc<World>, trouble: Trouble) {
         if step.wanted {
             unwanted_until = 2 * (block + 1);
         }
+        world.story.lock().unwrap().passed += 1;
         if !step.claimed {
             continue;
         }
@@ -176,7 +234,7 @@ async fn stream(machine: &Machine, world: &Arc<World>, trouble: Trouble) {
         shuttle::future::yield_now().await;
         let failed = chance(trouble.fails);
         if !failed {
-            world.present.lock().unwrap()[block as usize] = true;
+            world.put(block);
             machine.land(&run, span.end);
         }
         world.flying.lock().unwrap().remove(&block);
@@ -212,7 +270,7 @@ async fn fly(machine: &Machine, world: &Arc<World>, run: &Range<u64>, trouble: T
         if chance(trouble.fails) {
             return true;
         }
-        world.present.lock().unwrap()[block as usize] = true;
+        world.put(block);
         machine.land(run, span.end);
         shuttle::future::yield_now().await;
     }
@@ -247,6 +305,7 @@ async fn reader(machine: &Machine, world: &Arc<World>, span: Range<u64>, trouble
             }
             Ok(Found::Nothing) if ticket.is_none() => {
                 ticket = Some(machine.want(span.clone()).0);
+                world.leave_alone();
                 dispatch(machine, world, trouble);
                 continue;
             }
@@ -275,15 +334,21 @@ async fn reader(machine: &Machine, world: &Arc<World>, span: Range<u64>, trouble
 }
 
 fn play(when_client_leaves: WhenClientLeaves, trouble: Trouble) {
-    let world = Arc::new(World {
-        present: Mutex::new(std::array::from_fn(|_| chance(20))),
-        flying: Mutex::new(BTreeSet::new()),
-        turns: Mutex::new(TURNS),
-    });
+    let world = World::new(std::array::from_fn(|_| chance(20)));
     let bounds = Bounds { couriers_max: 3, run_blocks: 2, when_client_leaves };
     let machine: Machine = Arc::new(Flights::new(world.clone(), bounds));
-    let readers: Vec<_> = [0..SIZE, 15..42, 0..SIZE, 50..SIZE]
-        .into_iter()
+    read_all(&machine, &world, &[0..SIZE, 15..42, 0..SIZE, 50..SIZE], trouble);
+    let quiet = trouble.fails + trouble.dies + trouble.ends + trouble.rots == 0;
+    if quiet && (trouble.leaves == 0 || when_client_leaves == WhenClientLeaves::FinishRequest) {
+        assert!(world.present.lock().unwrap().iter().all(|present| *present), "what was wanted is not there");
+    }
+}
+
+/// Lets readers of these spans read, and waits until all is quiet again.
+fn read_all(machine: &Machine, world: &Arc<World>, spans: &[Range<u64>], trouble: Trouble) {
+    let readers: Vec<_> = spans
+        .iter()
+        .cloned()
         .map(|span| {
             let (machine, world) = (machine.clone(), world.clone());
             shuttle::future::spawn(async move { reader(&machine, &world, span, trouble).await })
@@ -299,10 +364,20 @@ fn play(when_client_leaves: WhenClientLeaves, trouble: Trouble) {
         }
     });
     assert!(world.flying.lock().unwrap().is_empty());
-    let quiet = trouble.fails + trouble.dies + trouble.ends + trouble.rots == 0;
-    if quiet && (trouble.leaves == 0 || when_client_leaves == WhenClientLeaves::FinishRequest) {
-        assert!(world.present.lock().unwrap().iter().all(|present| *present), "what was wanted is not there");
-    }
+}
+
+/// A courier that hears late of ranges being ignored, when the stream has passed its block, leaves a reader behind the stream.
+fn play_behind_a_stream() {
+    const BLOCK: u64 = 1;
+    let world = World::new([false; BLOCK_COUNT as usize]);
+    let bounds = Bounds { couriers_max: 2, run_blocks: 1, when_client_leaves: WhenClientLeaves::FinishBlock };
+    let machine: Machine = Arc::new(Flights::new(world.clone(), bounds));
+    let ignores = Trouble { ignores: 100, ..NONE };
+    read_all(&machine, &world, &[0..SIZE, BLOCK * BLOCK_SIZE..(BLOCK + 1) * BLOCK_SIZE], ignores);
+    let story = world.story.lock().unwrap();
+    let passed = story.came[BLOCK as usize].saturating_sub(story.left_alone);
+    // The one that was under way, and those of the next stream up to it.
+    assert!(passed <= 1 + BLOCK + 1, "{passed} blocks passed before the reader's came");
 }
 
 const POLICIES: [WhenClientLeaves; 3] = [WhenClientLeaves::FinishBlock, WhenClientLeaves::FinishRequest, WhenClientLeaves::Stop];
@@ -329,4 +404,11 @@ fn no_order_of_events_loses_a_reader_a_block_or_a_courier() {
             shuttle::check_pct(move || play(policy, trouble), iterations, 3);
         }
     }
+}
+
+#[test]
+fn nobody_waits_behind_a_stream_until_it_ends() {
+    let iterations = std::env::var("SHUTTLE_ITERATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(4000);
+    shuttle::check_random(play_behind_a_stream, iterations);
+    shuttle::check_pct(play_behind_a_stream, iterations, 3);
 }

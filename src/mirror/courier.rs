@@ -36,14 +36,16 @@ const STREAM_GROWTH: u64 = 2;
 /// One courier's life: claim, carry, until nothing is wanted. Without `ready` it has to wait for its turn, and looks for work
 /// then.
 pub(super) async fn work(fill: Arc<Fill>, ready: Option<(Turn, Run)>) {
-    let mut place = Place { fill: fill.clone(), given_up: false };
+    let mut place = Place { fill: fill.clone(), waits: ready.is_none(), given_up: false };
     let (mut turn, mut next) = ready.unzip();
     loop {
         let held = match turn.take() {
             Some(turn) => turn,
             None => {
                 let turn = fill.limits.turns.wait().await;
-                fill.has_turn();
+                if std::mem::take(&mut place.waits) {
+                    fill.has_turn();
+                }
                 turn
             }
         };
@@ -71,13 +73,15 @@ pub(super) async fn work(fill: Arc<Fill>, ready: Option<(Turn, Run)>) {
 /// A courier's place among its object's couriers; given up in the lock of its last claim, or here if it dies earlier.
 struct Place {
     fill: Arc<Fill>,
+    /// It is the recruit that has yet to get its first turn.
+    waits: bool,
     given_up: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if !self.given_up {
-            self.fill.courier_died();
+            self.fill.courier_died(self.waits);
         }
     }
 }

@@ -241,9 +241,9 @@ impl Fill {
         self.trouble.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
-    /// A courier ended without giving up its place (it panicked): nobody may wait for it.
-    pub(super) fn courier_died(&self) {
-        self.flights.courier_died(&MirrorError::Internal("a fill ended unexpectedly".into()));
+    /// See [`Flights::courier_died`].
+    pub(super) fn courier_died(&self, waited: bool) {
+        self.flights.courier_died(&MirrorError::Internal("a fill ended unexpectedly".into()), waited);
     }
 
     /// Moves the running hash over the published blocks behind it; then, if all is there, asks for the verdict. Blocking.
@@ -333,6 +333,8 @@ impl Fill {
                 }
                 break;
             }
+            // Of what was found to have rotted, readers may wait for blocks that nobody was to bring.
+            fill.dispatch();
             fill.flights.ring();
         });
     }

@@ -10,6 +10,9 @@ use std::ops::Range;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+/// A stream that ended for a reader behind it does so again only when it has come this many times as far.
+const TURN_GROWTH: u64 = 2;
+
 /// What is there of the object.
 pub(super) trait Presence {
     fn blocks(&self) -> Blocks;
@@ -54,6 +57,8 @@ struct State<E> {
     serial: bool,
     /// A courier passes over the whole object, from its start.
     streams: bool,
+    /// Where the last stream ended for a reader behind it; 0 once all was quiet.
+    turned_at: u64,
     /// The object is over: nothing is claimed any more, and everybody hears why.
     over: Option<E>,
 }
@@ -106,6 +111,7 @@ impl<P: Presence, E: Clone> Flights<P, E> {
             recruit_waits: false,
             serial: false,
             streams: false,
+            turned_at: 0,
             over: None,
         };
         Flights { presence, bounds, state: Mutex::new(state), bell: Notify::new() }
@@ -233,7 +239,8 @@ impl<P: Presence, E: Clone> Flights<P, E> {
     /// The next run for a courier; `None` ends it (its place is given up under the same lock).
     pub(super) fn claim(&self) -> Option<Range<u64>> {
         let mut state = self.state();
-        let is_spare = state.serial && state.couriers > 1;
+        // Others that have heard nothing yet may not for long; only one that streams does this one's work as well.
+        let is_spare = state.serial && state.streams;
         if let Some(run) = self.next_run(&state).filter(|_| !is_spare) {
             return Some(self.claim_in(&mut state, run));
         }
@@ -243,6 +250,7 @@ impl<P: Presence, E: Clone> Flights<P, E> {
             for orphan in std::mem::take(&mut state.orphans) {
                 state.wants.remove(&orphan);
             }
+            state.turned_at = 0;
         }
         None
     }
@@ -274,12 +282,19 @@ impl<P: Presence, E: Clone> Flights<P, E> {
         self.state().claims.iter().any(|(start, claim)| claim.landed == blocks.span(*start).start)
     }
 
-    /// What the stream does with the block it has come to; `None` when it need not go on. Without readers it goes on up to
-    /// `unwanted_until`, if clients that left do not end flights.
+    /// What the stream does with the block it has come to; `None` when it need not go on, or should begin anew: a reader waits behind
+    /// it, where another courier was to bring the block and did not. Without readers it goes on up to `unwanted_until`, if clients
+    /// that left do not end flights.
     pub(super) fn step(&self, block: u64, unwanted_until: u64) -> Option<Step> {
         let blocks = self.presence.blocks();
         let mut state = self.state();
         if state.over.is_some() {
+            return None;
+        }
+        // To begin anew costs those who wait ahead all that was passed. Each time so far must be twice as far as the last, so all times
+        // together cost no more than twice the object.
+        if block > 0 && block >= TURN_GROWTH * state.turned_at && self.waits_behind(&state, block) {
+            state.turned_at = block;
             return None;
         }
         let wants: Vec<Range<u64>> = state.wants.values().map(|want| blocks.covering(want.clone())).collect();
@@ -297,6 +312,14 @@ impl<P: Presence, E: Clone> Flights<P, E> {
         }
         let ahead = wants.iter().map(|want| want.end.saturating_sub(want.start.max(block))).sum();
         Some(Step { claimed, needed: wants.iter().any(|want| want.contains(&block)), wanted, ahead })
+    }
+
+    /// Whether a reader stands at a block before `block` that is absent, and that nobody brings.
+    fn waits_behind(&self, state: &State<E>, block: u64) -> bool {
+        let stands_at = |want: &Range<u64>| self.presence.blocks().of_offset(want.start);
+        let readers = state.wants.iter().filter(|(reader, want)| !want.is_empty() && !state.orphans.contains(reader));
+        let mut behind = readers.map(|(_, want)| stands_at(want)).filter(|at| *at < block);
+        behind.any(|at| self.first_free(state, at..at + 1).is_some())
     }
 
     fn claim_in(&self, state: &mut State<E>, run: Range<u64>) -> Range<u64> {
@@ -369,11 +392,13 @@ impl<P: Presence, E: Clone> Flights<P, E> {
         });
     }
 
-    /// A courier ended without giving up its place (it panicked): nobody may wait for it.
-    pub(super) fn courier_died(&self, error: &E) {
+    /// A courier ended without giving up its place (it panicked): nobody may wait for it. `waited`: it was a recruit without its turn.
+    pub(super) fn courier_died(&self, error: &E, waited: bool) {
         let mut state = self.state();
         state.couriers -= 1;
-        state.recruit_waits = false;
+        if waited {
+            state.recruit_waits = false;
+        }
         drop(state);
         self.fail_where(error, |_| true);
     }

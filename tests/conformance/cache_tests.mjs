@@ -21,19 +21,38 @@ const { default: handleState } = await load('server/handle-state.mjs')
 const { default: handleTest } = await load('server/handle-test.mjs')
 const { stash } = await load('server/utils.mjs')
 const { runTests, getResults } = await load('client/runner.mjs')
+const { makeCacheTest } = await load('client/test.mjs')
 const { default: suites } = await load('tests/index.mjs')
 const { default: surrogate } = await load('tests/surrogate-control.mjs')
+
+// Names of repos about which there is always an answer.
+const WELL = 'well-'
 
 // The suite's server talks; only results belong on stdout.
 console.log = () => {}
 
-// The mirror believes no page in the place of JSON, and no refusal without the Hub's marks: both come from portals.
+// The mirror believes no page in the place of JSON, and no refusal without the Hub's marks: both come from portals. So a body
+// goes as a member of an object, and is taken out of it again where the suite reads it.
 function asTheHub (response) {
   const writeHead = response.writeHead.bind(response)
   response.writeHead = (status, ...rest) => {
-    if (!response.hasHeader('Content-Type')) response.setHeader('Content-Type', 'application/json')
+    response.setHeader('Content-Type', 'application/json')
     if (status >= 400 && status < 500) response.setHeader('X-Error-Message', 'as the suite says')
     return writeHead(status, ...rest)
+  }
+  const end = response.end.bind(response)
+  response.end = body => {
+    if (body === undefined) return end()
+    response.removeHeader('Content-Length')
+    return end(JSON.stringify({ suite: body }))
+  }
+}
+
+function asTheSuite (response) {
+  const text = response.text.bind(response)
+  response.text = async () => {
+    const body = await text()
+    try { return JSON.parse(body).suite ?? body } catch { return body }
   }
 }
 
@@ -45,6 +64,7 @@ const server = http.createServer((request, response) => {
   // Anybody may read the repo: its answers may be kept.
   if (segments[4] === 'auth-check') return response.writeHead(200, { 'Content-Type': 'text/plain; charset=utf-8' }).end('OK')
   asTheHub(response)
+  if (segments[3].startsWith(WELL)) return response.end('well')
   handleTest(segments.slice(3), request, response)
 })
 await new Promise(resolve => server.listen(0, '127.0.0.1', resolve))
@@ -58,11 +78,25 @@ async function fetchThroughMirror (url, init) {
   if (!test) return nodeFetch(url, init)
   const response = await nodeFetch(`${mirror}/api/models/t/${test[1]}${test[2]}`, init)
   response.headers.set('Server-Request-Count', String((stash.get(test[1]) || []).length))
+  asTheSuite(response)
   return response
 }
 
-await runTests([...suites, surrogate], fetchThroughMirror, false, origin)
-const names = Object.fromEntries([...suites, surrogate].flatMap(suite =>
+// An upstream that fails is left alone for a moment, whoever asks. So the tests with a server that does run by themselves, each once
+// the mirror takes it for well again.
+const fails = test => test.requests.some(request => request.disconnect || request.response_status?.[0] >= 500 ||
+  request.expected_type?.endsWith('validated'))
+const all = [...suites, surrogate]
+await runTests(all.map(suite => ({ ...suite, tests: suite.tests.filter(test => !fails(test)) })), fetchThroughMirror, false, origin)
+let asked = 0
+for (const test of all.flatMap(suite => suite.tests).filter(test => fails(test) && !test.browser_only)) {
+  // A repo that was not asked for before, or the answer would be a kept one.
+  while ((await nodeFetch(`${mirror}/api/models/t/${WELL}${asked++}`)).status !== 200) {
+    await new Promise(resolve => setTimeout(resolve, 100))
+  }
+  await makeCacheTest(test)
+}
+const names = Object.fromEntries(all.flatMap(suite =>
   suite.tests.map(test => [test.id, { suite: suite.id, kind: test.kind || 'required' }])))
 const results = Object.fromEntries(Object.entries(getResults()).sort().map(([id, result]) =>
   [id, { ...names[id], result: result === true ? 'pass' : result.join(': ').replaceAll(/[0-9a-f-]{36}/g, '<uuid>') }]))
