@@ -365,19 +365,94 @@ async fn a_second_size_does_not_disturb_what_is_being_fetched() {
     assert_eq!(s.hub.cdn_bytes(), 0, "kept");
 }
 
+/// A part of the object, kept at some size: the first bytes are right, and so is each checksum.
+fn keep_a_block(s: &Setup, folder: &std::path::Path, size: usize) {
+    let options = dingospeed::store::StoreOptions { block_size: MIB as u64 };
+    let store = dingospeed::store::Store::open(folder, options).expect("a store");
+    let object = store.object(&dingospeed::hub::Oid::parse(&s.oid).expect("an oid"), size as u64).expect("a new object");
+    object.write(0, &s.bytes[..MIB]).expect("a write");
+    object.publish(0, crc32c::crc32c(&s.bytes[..MIB])).expect("a block");
+}
+
+#[tokio::test]
+async fn a_wrong_size_that_came_first_gives_way_to_parts_that_come_again_and_again() {
+    let s = setup().await;
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    keep_a_block(&s, folder.path(), SIZE + 2 * MIB);
+    let mirror = Mirror::of(&s.hub).repos(folder.path()).start().await;
+    for _ in 0..3 {
+        let part = mirror.get_range(FILE, "bytes=3000000-3000999").await;
+        assert!(part.status == 206 && part.whole && part.body == s.bytes[3_000_000..3_001_000], "{part:.0?}");
+    }
+    mirror.wait_log("set aside file=").await;
+    assert_eq!(mirror.get_range(FILE, "bytes=3000000-3000999").await.body, s.bytes[3_000_000..3_001_000]);
+    s.hub.clear_log();
+    assert_eq!(mirror.get_range(FILE, "bytes=3000000-3000999").await.body, s.bytes[3_000_000..3_001_000]);
+    assert_eq!(s.hub.cdn_bytes(), 0, "kept");
+}
+
+/// Or whoever can announce a size could throw away what others fetched.
+#[tokio::test]
+async fn what_is_kept_in_part_does_not_give_way_to_a_size_that_is_only_announced() {
+    let s = setup().await;
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    keep_a_block(&s, folder.path(), SIZE);
+    let other = s.hub.model("acme/other").lfs("w.bin", &s.bytes).commit("the same content");
+    announce(&s.hub, "/acme/other/resolve/", &s.oid, SIZE + MIB, &other.sha());
+    let mirror = Mirror::of(&s.hub).repos(folder.path()).set("upstream.patience", "0s").start().await;
+    for _ in 0..5 {
+        // Refused, until the lie is found out elsewhere.
+        let part = mirror.get_range("/acme/other/resolve/main/w.bin", "bytes=3000000-3000999").await;
+        assert!(part.status >= 500 || part.body == s.bytes[3_000_000..3_001_000], "{part:.0?}");
+    }
+    assert!(in_quarantine(&mirror).is_empty());
+    s.hub.clear_log();
+    assert_eq!(mirror.get_range(FILE, "bytes=100-199").await.body, s.bytes[100..200]);
+    assert_eq!(s.hub.cdn_bytes(), 0, "kept");
+}
+
+#[tokio::test]
+async fn what_is_wrong_and_cannot_be_set_aside_is_served_past_the_disk() {
+    let s = setup().await;
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    {
+        // Wrong as a whole, though each block is as it was written.
+        let options = dingospeed::store::StoreOptions { block_size: MIB as u64 };
+        let store = dingospeed::store::Store::open(folder.path(), options).expect("a store");
+        let object = store.object(&dingospeed::hub::Oid::parse(&s.oid).expect("an oid"), SIZE as u64).expect("a new object");
+        for (block, bytes) in s.bytes.chunks(MIB).enumerate() {
+            let mut bytes = bytes.to_vec();
+            bytes[7] ^= u8::from(block == 2);
+            object.write((block * MIB) as u64, &bytes).expect("a write");
+            object.publish(block as u64, crc32c::crc32c(&bytes)).expect("a block");
+        }
+    }
+    let mirror = Mirror::of(&s.hub).repos(folder.path()).start().await;
+    let quarantine = folder.path().join("quarantine");
+    std::fs::remove_dir(&quarantine).expect("an empty directory");
+    std::fs::write(&quarantine, "in the way").expect("a file");
+    let first = mirror.get(FILE).await;
+    assert!(first.status >= 500 || !first.whole, "a complete wrong file");
+    // Not only as often as an upstream may be wrong.
+    for _ in 0..5 {
+        assert_right(&mirror.get(FILE).await, &s.bytes);
+        let part = mirror.get_range(FILE, "bytes=2097152-2097200").await;
+        assert_eq!(part.body, s.bytes[2 * MIB..2 * MIB + 49]);
+    }
+    // Once it can be set aside, all is as ever.
+    std::fs::remove_file(&quarantine).expect("a file");
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    assert_eq!(in_quarantine(&mirror).len(), 1);
+    s.hub.clear_log();
+    assert_right(&mirror.get(FILE).await, &s.bytes);
+    assert_eq!(s.hub.cdn_bytes(), 0, "kept");
+}
+
 #[tokio::test]
 async fn a_wrong_size_that_came_first_gives_way_to_the_proven_one() {
     let s = setup().await;
-    // A part of the object, kept at another size: the first bytes are right, and so is each checksum.
-    let oid = dingospeed::hub::Oid::parse(&s.oid).expect("an oid");
     let folder = tempfile::tempdir().expect("a temporary directory");
-    {
-        let options = dingospeed::store::StoreOptions { block_size: MIB as u64 };
-        let store = dingospeed::store::Store::open(folder.path(), options).expect("a store");
-        let object = store.object(&oid, (SIZE + 2 * MIB) as u64).expect("a new object");
-        object.write(0, &s.bytes[..MIB]).expect("a write");
-        object.publish(0, crc32c::crc32c(&s.bytes[..MIB])).expect("a block");
-    }
+    keep_a_block(&s, folder.path(), SIZE + 2 * MIB);
     let mirror = Mirror::of(&s.hub).repos(folder.path()).start().await;
     // Which of the two is right is not known yet, so nothing is thrown away for a part.
     let part = mirror.get_range(FILE, "bytes=3000000-3000999").await;

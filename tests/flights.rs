@@ -25,13 +25,14 @@ mod sync {
 const BLOCK_SIZE: u64 = 10;
 const BLOCK_COUNT: u64 = 6;
 const SIZE: u64 = BLOCK_SIZE * BLOCK_COUNT - 3;
-const TURNS: usize = 2;
+const TURNS_MAX: usize = 2;
 
 /// What is present, and which blocks are on their way.
 struct World {
     present: Mutex<[bool; BLOCK_COUNT as usize]>,
     flying: Mutex<BTreeSet<u64>>,
     turns: Mutex<usize>,
+    turn_count: usize,
     /// Couriers that were recruited without a turn and have not had one yet.
     recruits: Mutex<usize>,
     story: Mutex<Story>,
@@ -48,11 +49,12 @@ struct Story {
 }
 
 impl World {
-    fn new(present: [bool; BLOCK_COUNT as usize]) -> Arc<World> {
+    fn new(present: [bool; BLOCK_COUNT as usize], turn_count: usize) -> Arc<World> {
         Arc::new(World {
             present: Mutex::new(present),
             flying: Mutex::new(BTreeSet::new()),
-            turns: Mutex::new(TURNS),
+            turns: Mutex::new(turn_count),
+            turn_count,
             recruits: Mutex::new(0),
             story: Mutex::default(),
         })
@@ -334,7 +336,7 @@ async fn reader(machine: &Machine, world: &Arc<World>, span: Range<u64>, trouble
 }
 
 fn play(when_client_leaves: WhenClientLeaves, trouble: Trouble) {
-    let world = World::new(std::array::from_fn(|_| chance(20)));
+    let world = World::new(std::array::from_fn(|_| chance(20)), thread_rng().gen_range(1..=TURNS_MAX));
     let bounds = Bounds { couriers_max: 3, run_blocks: 2, when_client_leaves };
     let machine: Machine = Arc::new(Flights::new(world.clone(), bounds));
     read_all(&machine, &world, &[0..SIZE, 15..42, 0..SIZE, 50..SIZE], trouble);
@@ -359,7 +361,7 @@ fn read_all(machine: &Machine, world: &Arc<World>, spans: &[Range<u64>], trouble
             reader.await.unwrap();
         }
         // The couriers end by themselves; shuttle reports it if they do not.
-        while machine.load() != (0, 0) || *world.turns.lock().unwrap() != TURNS {
+        while machine.load() != (0, 0) || *world.turns.lock().unwrap() != world.turn_count {
             shuttle::future::yield_now().await;
         }
     });
@@ -369,7 +371,7 @@ fn read_all(machine: &Machine, world: &Arc<World>, spans: &[Range<u64>], trouble
 /// A courier that hears late of ranges being ignored, when the stream has passed its block, leaves a reader behind the stream.
 fn play_behind_a_stream() {
     const BLOCK: u64 = 1;
-    let world = World::new([false; BLOCK_COUNT as usize]);
+    let world = World::new([false; BLOCK_COUNT as usize], TURNS_MAX);
     let bounds = Bounds { couriers_max: 2, run_blocks: 1, when_client_leaves: WhenClientLeaves::FinishBlock };
     let machine: Machine = Arc::new(Flights::new(world.clone(), bounds));
     let ignores = Trouble { ignores: 100, ..NONE };

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fake_hub::{Content, FakeHub};
+use fake_hub::{Call, Content, FakeHub, Listener};
 
 use crate::harness::{Mirror, Response, limit_file_size};
 
@@ -113,6 +113,29 @@ async fn a_stream_that_breaks_goes_on_where_it_was() {
     let mirror = Mirror::start(&s.hub).await;
     let sum = mirror.sum(FILE, &[]).await;
     assert!(sum.whole && sum.sha256 == s.oid, "{sum:?}");
+}
+
+/// A courier that hears late that ranges are ignored leaves its run behind the stream, which has passed it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_behind_the_stream_waits_for_its_end() {
+    let s = setup().await;
+    let (near, far) = (s.hub.fault("w.bin").on_cdn().times(1), s.hub.fault("w.bin").on_cdn().times(1));
+    let (near, far) = (near.hold_after(40 * MIB), far.hold_after(90 * MIB));
+    let late = s.hub.fault("w.bin").on_cdn().after(1).times(1).hold();
+    let mirror = Mirror::of(&s.hub).set("fetch.connections_per_object", "2").set("upstream.read_timeout", "1m").start().await;
+    let mirror = Arc::new(mirror);
+    let reader = mirror.clone();
+    let client = tokio::spawn(async move { reader.sum(FILE, &[]).await });
+    late.wait_reached().await;
+    near.wait_reached().await;
+    late.release();
+    let is_over = |calls: &[Call]| calls.iter().any(|call| call.listener == Listener::Cdn && call.finished);
+    s.hub.wait_calls("the late one's end", is_over).await;
+    near.release();
+    let sum = client.await.expect("no panic");
+    assert!(sum.whole && sum.sha256 == s.oid, "{sum:?}");
+    assert_eq!(far.reached(), 0, "the stream went on to its end");
+    assert_eq!(s.hub.cdn_calls().len(), 3);
 }
 
 /// Each try brings the same half of a block anew, which is no progress.

@@ -171,7 +171,8 @@ pub(super) static KEYS: &[Key] = &[
         name: "upstream.patience",
         default: "30s",
         example: "5m",
-        doc: "How long a fetch is tried again and again without progress before it fails.",
+        doc: "How long a fetch is tried again and again without progress before it fails; also, at least 1s, how long what lies before \
+              a range may take to pass when upstream ignores ranges and nothing can be kept.",
         kind: Kind::Time { least: Duration::ZERO, most: HOUR, at: |config| &mut config.upstream.patience },
     },
     Key {

@@ -5,13 +5,13 @@
 //! claimed twice, so a block has one flight whoever asks. Couriers are their own tasks and outlive the client that caused them.
 
 use super::Sources;
+use super::broken::Broken;
 use super::courier;
 use super::error::MirrorError;
 use super::flights::{Bounds, Flights, Found, Presence, Step};
 use super::limits::Limits;
 use super::pace::Pace;
 use crate::alarms::{Alarm, raise};
-use crate::hub::Oid;
 use crate::metrics::metrics;
 use crate::store::{Blocks, Level, Object, ObjectHasher, Store, StoreError, Verdict};
 use std::ops::Range;
@@ -30,8 +30,7 @@ pub(super) struct Fill {
     pub(super) limits: Arc<Limits>,
     pub(super) sources: Arc<Sources>,
     store: Arc<Store>,
-    /// Counts the objects that proved broken, over all fills.
-    mismatched: moka::sync::Cache<Oid, u32>,
+    broken: Broken,
     flights: Flights<Arc<Object>, MirrorError>,
     pace: Pace,
     judging: Mutex<Judging>,
@@ -84,7 +83,7 @@ impl Fill {
         store: Arc<Store>,
         sources: Arc<Sources>,
         limits: Arc<Limits>,
-        mismatched: moka::sync::Cache<Oid, u32>,
+        broken: Broken,
     ) -> Arc<Fill> {
         let prefix = Mutex::new(Prefix::new(&object));
         let bounds = Bounds {
@@ -95,7 +94,7 @@ impl Fill {
         let flights = Flights::new(object.clone(), bounds);
         let (judging, trouble) = (Mutex::default(), Mutex::default());
         let pace = Pace::default();
-        let fill = Arc::new(Fill { object, limits, sources, store, mismatched, flights, pace, judging, trouble, prefix });
+        let fill = Arc::new(Fill { object, limits, sources, store, broken, flights, pace, judging, trouble, prefix });
         // Complete but unproven: the process ended between the last block and the verdict.
         if fill.object.is_complete() && !fill.object.is_verified() {
             fill.verify();
@@ -382,12 +381,9 @@ impl Fill {
         metrics().objects_broken.inc();
         let oid = *self.object.oid();
         raise(|| Alarm::Corruption { what: format!("object {oid} has the hash {found} and was set aside") });
-        self.mismatched.entry(oid).and_upsert_with(|count| count.map_or(1, |c| c.into_value() + 1));
         self.sources.doubt();
         // Whatever becomes of the file: it is wrong, and nobody may be given its end.
-        if let Err(error) = self.store.quarantine_object(&self.object, &format!("the content's hash is {found}")) {
-            log::error!("cannot set aside object={oid}: {error}");
-        }
+        self.broken.condemn(&self.object, format!("the content's hash is {found}"));
         MirrorError::Mismatch { oid, found }
     }
 
@@ -422,7 +418,7 @@ impl Fill {
 
     fn proven(&self) {
         metrics().objects_verified.inc();
-        self.mismatched.invalidate(self.object.oid());
+        self.broken.is_right(self.object.oid());
     }
 
     /// Holds every verdict up until something is sent; the first value resolves once it does.

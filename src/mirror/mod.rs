@@ -6,6 +6,7 @@
 mod absent;
 mod activity;
 mod answers;
+mod broken;
 mod catalog;
 mod courier;
 mod derived;
@@ -40,6 +41,7 @@ use crate::config::{Config, WhenClientLeaves};
 use crate::hub::{Commit, Oid, RepoId};
 use crate::source::{Origin, SourceError, Token, deadline};
 use crate::store::{Blocks, Loan, Store, StoreError};
+use broken::Broken;
 use catalog::Catalog;
 use fill::Fill;
 use limits::{Disk, Limits, Turns};
@@ -70,9 +72,6 @@ pub(crate) const KEPT_PATIENCE: Duration = Duration::from_secs(3);
 const OPEN_PATIENCE: Duration = Duration::from_secs(8);
 /// What takes longer than parsing so much JSON leaves the event loop.
 const INLINE_LEN_MAX: usize = 256 << 10;
-/// So many times upstream may give other bytes than it promised, within so long, before the object is refused.
-const MISMATCHES_MAX: u32 = 3;
-const MISMATCHED_FOR: Duration = Duration::from_secs(300);
 /// The map of live fills is swept of dead ones when it has grown by this many.
 const SWEEP_AT: usize = 4096;
 
@@ -98,8 +97,7 @@ pub struct Mirror {
     warm: moka::sync::Cache<Oid, Arc<Fill>>,
     /// Objects being opened, once for all who want them.
     opening: moka::future::Cache<Oid, Weak<Fill>>,
-    /// How often objects proved not to be what upstream said. Fetching them over and over would only move bytes.
-    mismatched: moka::sync::Cache<Oid, u32>,
+    broken: Broken,
     /// Files whose link is known to stand.
     linked: moka::sync::Cache<FileInfo, ()>,
     hits: hits::Hits,
@@ -134,13 +132,13 @@ impl Mirror {
             missing: answers::missing(config.freshness.missing),
             config: config.clone(),
             hits: hits::Hits::load(&store),
+            broken: Broken::new(store.clone()),
             store,
             origin,
             limits: Arc::new(limits),
             fills: Mutex::default(),
             opening: moka::future::Cache::builder().max_capacity(LINKED_MAX).time_to_live(OPEN_PATIENCE).build(),
             warm: moka::sync::Cache::builder().max_capacity(warm_objects_max()).time_to_idle(WARM_FOR).build(),
-            mismatched: moka::sync::Cache::builder().max_capacity(LINKED_MAX).time_to_live(MISMATCHED_FOR).build(),
             linked: moka::sync::Cache::new(LINKED_MAX),
         })
     }
@@ -154,6 +152,12 @@ impl Mirror {
     ) -> Result<Reader, MirrorError> {
         if !self.may_cache(&file.repo) {
             return self.read_uncached(file, token, admission);
+        }
+        if self.broken.is_stuck(&file.oid) {
+            let (broken, oid) = (self.broken.clone(), file.oid);
+            if !blocking(move || Ok(broken.unstick(&oid))).await? {
+                return self.read_uncached(file, token, admission);
+            }
         }
         self.store.touch(&file.oid);
         let opened = match self.live(file) {
@@ -175,6 +179,7 @@ impl Mirror {
             };
             return self.read_through(file, token, admission, error);
         }
+        self.broken.is_clear(&file.oid);
         let claim = match file.second_hand {
             true => Box::pin(self.claim(file, token, admission, &fill)).await?,
             false => Claim::Proven,
@@ -212,7 +217,9 @@ impl Mirror {
             }
             StoreError::SizeUnclear { .. } => {
                 log::warn!("serves past the store repo={} path={}: {error}", file.repo, file.path.as_str());
-                return Ok(Reader::through(self.through(file, token, admission).telling(self.store.clone())));
+                // One word on the size was wrong; should it be this one, the next request gets another.
+                self.catalog.doubts().about(file);
+                return Ok(Reader::through(self.through(file, token, admission).telling(self.broken.clone())));
             }
             _ => self.limits.disk.failed(&error),
         }
@@ -272,7 +279,7 @@ impl Mirror {
     async fn open(self: &Arc<Self>, file: &FileInfo) -> Result<Arc<Fill>, MirrorError> {
         let (mirror, file) = (self.clone(), file.clone());
         let oid = file.oid;
-        if self.mismatched.get(&oid).unwrap_or(0) >= MISMATCHES_MAX {
+        if self.broken.is_hopeless(&oid) {
             return Err(MirrorError::Mismatch { oid, found: "something else, time after time".into() });
         }
         let opened = tokio::spawn(async move {
@@ -300,8 +307,7 @@ impl Mirror {
             return Ok(fill);
         }
         let sources = Arc::new(Sources::new(self.origin.clone(), file.oid, self.catalog.doubts()));
-        let mismatched = self.mismatched.clone();
-        let fill = Fill::new(object, self.store.clone(), sources, self.limits.clone(), mismatched);
+        let fill = Fill::new(object, self.store.clone(), sources, self.limits.clone(), self.broken.clone());
         if fills.len() >= SWEEP_AT {
             fills.retain(|_, fill| fill.strong_count() > 0);
         }

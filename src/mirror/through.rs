@@ -3,6 +3,7 @@
 //! Nothing is kept and nothing shared: each such reader costs one upstream connection and one piece in memory, and is as
 //! fast as its client. A whole object is still proven before its last bytes go out; parts of one cannot be.
 
+use super::broken::Broken;
 use super::error::MirrorError;
 use super::fill::Fill;
 use super::limits::{Limits, Turn};
@@ -10,7 +11,7 @@ use super::sources::Sources;
 use crate::hub::Oid;
 use crate::metrics::metrics;
 use crate::source::{Body, SourceError};
-use crate::store::{ObjectHasher, Store};
+use crate::store::ObjectHasher;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,8 +38,9 @@ pub(super) struct Through {
     hashed: u64,
     /// Whose start was read before: it goes too if the whole is wrong.
     fill: Option<Arc<Fill>>,
-    /// Keeps something at another size, and is told when this one is proven.
-    told: Option<Arc<Store>>,
+    /// Is told that bytes come at this size, and when the whole is proven: something is kept at another one.
+    told: Option<Broken>,
+    has_told: bool,
 }
 
 /// A running answer of upstream's.
@@ -137,12 +139,12 @@ impl Through {
         metrics().served_through.inc();
         let hasher = Some(ObjectHasher::new(&oid, size));
         let (parked, skipping) = (Arc::default(), None);
-        Through { oid, size, sources, limits, parked, skipping, trouble: None, hasher, hashed: 0, fill: None, told: None }
+        Through { oid, size, sources, limits, parked, skipping, trouble: None, hasher, hashed: 0, fill: None, told: None, has_told: false }
     }
 
-    /// Tells the store once the whole is proven; see [`Store::disprove`].
-    pub(super) fn telling(self, store: Arc<Store>) -> Through {
-        Through { told: Some(store), ..self }
+    /// Tells that bytes come at this size, and once the whole is proven: something is kept at another one.
+    pub(super) fn telling(self, broken: Broken) -> Through {
+        Through { told: Some(broken), ..self }
     }
 
     /// Goes on where the store could not: after `hashed` bytes that `hasher` has seen, or somewhere within (`None`).
@@ -213,6 +215,9 @@ impl Through {
         } else {
             let turn = self.limits.turn_through().await.ok_or(MirrorError::Crowded)?;
             let (body, starts_at) = self.sources.open(span.clone(), self.size).await?;
+            if !std::mem::replace(&mut self.has_told, true) {
+                self.tell(Broken::comes_at);
+            }
             let stream = Stream { body, rest: Bytes::new(), next: starts_at, end: span.end, _turn: turn };
             if starts_at == span.start {
                 return Ok(stream);
@@ -246,20 +251,16 @@ impl Through {
                 }
             }),
             Some(Ok(())) => {
-                self.tell();
+                self.tell(Broken::is_proven_at);
                 Ok(bytes)
             }
             None => Ok(bytes),
         }
     }
 
-    fn tell(&mut self) {
-        let Some(store) = self.told.take() else { return };
+    fn tell(&mut self, word: fn(&Broken, &Oid, u64)) {
+        let Some(told) = self.told.clone() else { return };
         let (oid, size) = (self.oid, self.size);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = store.disprove(&oid, size) {
-                log::warn!("cannot set aside what is kept of object={oid} at another size than {size}: {error}");
-            }
-        });
+        tokio::task::spawn_blocking(move || word(&told, &oid, size));
     }
 }

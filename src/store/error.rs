@@ -56,7 +56,7 @@ pub enum StoreError {
     SizeMismatch { oid: String, kept: u64, asked: u64 },
 
     /// Part of the object is kept, or being fetched, at another size than the one asked for. Only the hash of a whole can tell
-    /// which is right: serve without keeping, and tell what was proven by `Store::disprove`.
+    /// which is right: serve without keeping, and tell what was proven by `Store::disprove` (or give up by `Store::give_way`).
     #[error("object {oid} is being kept at {kept} bytes, but {asked} bytes were announced for it, and neither is proven")]
     SizeUnclear { oid: String, kept: u64, asked: u64 },
 

@@ -306,6 +306,24 @@ impl Store {
     /// A whole of `size` bytes has the hash that `oid` names: what is kept of it at another size is set aside. Returns whether
     /// something was.
     pub fn disprove(&self, oid: &Oid, size: u64) -> Result<bool, StoreError> {
+        let reason = |kept: u64| format!("of {kept} bytes, but the object that has this hash has {size}");
+        self.set_aside_other(oid, size, true, reason)
+    }
+
+    /// What is kept of `oid` at another size than this is set aside, unless it is proven or somebody uses it. Returns whether
+    /// something was.
+    pub fn give_way(&self, oid: &Oid, size: u64) -> Result<bool, StoreError> {
+        let reason = |kept: u64| format!("of {kept} bytes and unproven, while upstream gives {size} time after time");
+        self.set_aside_other(oid, size, false, reason)
+    }
+
+    fn set_aside_other(
+        &self,
+        oid: &Oid,
+        size: u64,
+        in_use_too: bool,
+        reason: impl Fn(u64) -> String,
+    ) -> Result<bool, StoreError> {
         let slot = self.live.slot(oid);
         let mut live = slot.lock();
         let kept = match live.upgrade() {
@@ -313,10 +331,10 @@ impl Store {
             None => self.open_kept(oid)?.map(Arc::new),
         };
         match kept {
+            Some(object) if !in_use_too && Arc::strong_count(&object) > 1 => Ok(false),
             Some(object) if object.size() != size && !object.is_verified() => {
-                let reason = format!("of {} bytes, but the object that has this hash has {size}", object.size());
                 live.keep(&object);
-                self.set_aside(oid, &mut live, &reason)
+                self.set_aside(oid, &mut live, &reason(object.size()))
             }
             _ => Ok(false),
         }
