@@ -139,7 +139,20 @@ impl Through {
         metrics().served_through.inc();
         let hasher = Some(ObjectHasher::new(&oid, size));
         let (parked, skipping) = (Arc::default(), None);
-        Through { oid, size, sources, limits, parked, skipping, trouble: None, hasher, hashed: 0, fill: None, told: None, has_told: false }
+        Through {
+            oid,
+            size,
+            sources,
+            limits,
+            parked,
+            skipping,
+            trouble: None,
+            hasher,
+            hashed: 0,
+            fill: None,
+            told: None,
+            has_told: false,
+        }
     }
 
     /// Tells that bytes come at this size, and once the whole is proven: something is kept at another one.

@@ -111,9 +111,14 @@ impl View {
     }
 }
 
+/// Pages of a file are no larger than this anywhere.
+const PAGE_LEN_MAX: u64 = 64 << 10;
+
 /// Lets a range of a file leave the memory, up to its end if the range ends at 0. A wish: pages that are in use stay.
 fn forget(file: &File, range: Range<u64>) {
-    let (start, len) = (range.start as libc::off_t, range.end.saturating_sub(range.start) as libc::off_t);
+    // A page leaves only if all of it lies in the range, and blocks begin anywhere in one.
+    let (start, end) = (range.start / PAGE_LEN_MAX * PAGE_LEN_MAX, range.end.next_multiple_of(PAGE_LEN_MAX));
+    let (start, len) = (start as libc::off_t, (end - start) as libc::off_t);
     // SAFETY: takes an open descriptor and no pointer.
     unsafe { libc::posix_fadvise(file.as_raw_fd(), start, len, libc::POSIX_FADV_DONTNEED) };
 }

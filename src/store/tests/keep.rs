@@ -132,13 +132,17 @@ fn of_two_sizes_neither_is_destroyed_before_one_is_proven() {
     assert_eq!(store.object(&oid, size + MIB).unwrap().present_count(), 1);
     assert!(quarantined(root.path()).is_empty());
 
-    assert!(!store.disprove(&oid, size + MIB).unwrap(), "it has that size");
+    let user = store.existing(&oid).unwrap().unwrap();
+    assert!(!store.give_way(&oid, size).unwrap(), "somebody uses it");
+    drop(user);
+    assert!(!store.give_way(&oid, size + MIB).unwrap() && !store.disprove(&oid, size + MIB).unwrap(), "it has that size");
     assert!(store.disprove(&oid, size).unwrap());
     assert!(quarantined(root.path())[0].contains("but the object that has this hash"));
     let right = store.object(&oid, size).unwrap();
     (0..3).for_each(|index| fill_block(&right, &all, index));
     assert_eq!(right.verify_whole(&mut |_| ()).unwrap(), Verdict::Verified);
-    assert!(!store.disprove(&oid, size + 1).unwrap(), "a proven one stays");
+    drop(right);
+    assert!(!store.give_way(&oid, size + 1).unwrap() && !store.disprove(&oid, size + 1).unwrap(), "a proven one stays");
     assert!(matches!(store.object(&oid, size + 1), Err(StoreError::SizeMismatch { .. })));
 }
 
