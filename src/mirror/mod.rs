@@ -155,7 +155,7 @@ impl Mirror {
         }
         if self.broken.is_stuck(&file.oid) {
             let (broken, oid) = (self.broken.clone(), file.oid);
-            if !blocking(move || Ok(broken.unstick(&oid))).await? {
+            if !Box::pin(blocking(move || Ok(broken.unstick(&oid)))).await? {
                 return self.read_uncached(file, token, admission);
             }
         }
