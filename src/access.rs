@@ -15,8 +15,14 @@
 //! With `access.when_upstream_is_down: deny` the third column is empty but in the first row. A yes that only stands in for
 //! upstream's is tried again after 10 s, and never lends the operator's token to anybody: it opens what is kept, no more.
 //! "Was open" is as old as `freshness.stale` at most. What stands in is bounded by who can bring it about: anybody can use
-//! up a limit, or be stopped by a firewall; few can take the Hub down. Therefore these questions go out although upstream fails
-//! at others, and past the mirror's own pacing when a yes stands ready that their answer might withdraw.
+//! up a limit, be stopped by a firewall, or know a question that the Hub is slow at; few can take the Hub down. Therefore these
+//! questions go out although upstream fails or hangs at others, until one of them proves that it hangs at all, and past the mirror's
+//! own pacing when a yes stands ready that their answer might withdraw. Silence to one that others left no time for is no proof, and
+//! counts as the third row.
+//!
+//! A name may become another repo's: the first is removed and made anew, or its place taken by one that is renamed. What is kept is
+//! the first one's readers' alone. So a caller who was never let in before is so only when upstream says which repo it is, by the Hub's
+//! own id, and a change of that forgets what was known.
 //!
 //! Those who get no yes are told upstream's no, or upstream's trouble in the words in which they would be told it of a repo that does not
 //! exist: nothing says what is kept here.
@@ -26,12 +32,11 @@ mod word;
 
 use crate::config::{Config, Pattern, WhenUpstreamIsDown};
 use crate::hub::{FilePath, HubError, RepoFacts, RepoId};
-use crate::mirror::Names;
+use crate::mirror::{Forgetter, Names};
 use crate::source::{Origin, Token};
 use crate::store::{KeptAccess, Refs, Store, StoreError, age};
 use http::Method;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use word::{Cause, Trouble, Upstream, Word};
 
@@ -67,11 +72,19 @@ pub enum Admission {
     Operator,
 }
 
+/// Whether anybody may read a repo, by upstream's word.
+#[derive(Clone)]
+enum Public {
+    Yes,
+    /// And what those are told who come without a token, unless only the facts said it.
+    No(Option<HubError>),
+}
+
 /// Whether anybody may read a repo.
 enum Openness {
     Open,
     Presumed,
-    Closed,
+    Closed(Option<HubError>),
     Unknown(Trouble),
 }
 
@@ -101,8 +114,8 @@ pub struct Access {
     grace: Option<Duration>,
     /// Repos that the operator's token opens to all.
     operators: Vec<Pattern>,
-    /// Whether anybody may read a repo, by upstream's word.
-    open: moka::future::Cache<RepoId, bool>,
+    /// Upstream's word on everybody.
+    open: moka::future::Cache<RepoId, Public>,
     /// Repos that anybody might read, when it gave no word.
     presumed: moka::future::Cache<RepoId, ()>,
     /// Callers whom upstream let read a repo.
@@ -111,22 +124,19 @@ pub struct Access {
     graced: moka::future::Cache<(RepoId, [u8; 32]), ()>,
     /// Callers whom it did not, for a moment: one download asks for many files.
     refused: moka::future::Cache<(RepoId, [u8; 32]), HubError>,
-    /// Which repo a name was last, by the Hub's own id.
+    /// Which repo a name was lately, by the Hub's own id.
     identities: moka::future::Cache<RepoId, String>,
     /// Forgets what is known of a repo in memory; what it is on disk is forgotten here.
-    forget_files: Box<dyn Fn(&RepoId) + Send + Sync>,
-    /// How often that was done.
-    forgotten: AtomicU64,
+    forgetter: Arc<Forgetter>,
 }
 
 impl Access {
-    /// `forget_files` forgets what is known in memory of a repo's revisions and files.
     pub(crate) fn new(
         config: &Config,
         origin: Arc<Origin>,
         store: Arc<Store>,
         names: Arc<Names>,
-        forget_files: impl Fn(&RepoId) + Send + Sync + 'static,
+        forgetter: Arc<Forgetter>,
     ) -> Access {
         let ttl = config.freshness.access;
         let operators = config.access.operator_repos.clone();
@@ -155,16 +165,15 @@ impl Access {
             accepted: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
             graced: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(STANDS_IN_FOR)).build(),
             refused: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(REFUSED_FOR)).build(),
-            identities: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).build(),
-            forget_files: Box::new(forget_files),
-            forgotten: AtomicU64::new(0),
+            identities: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
+            forgetter,
         }
     }
 
     /// Lets a caller read a repo's files, or says upstream's no. Asked once for many callers at a time.
     pub async fn check(&self, repo: &RepoId, token: Option<&Token>) -> Result<Admission, HubError> {
         match self.open.get(repo).await {
-            Some(true) => Ok(Admission::Open),
+            Some(Public::Yes) => Ok(Admission::Open),
             _ => Box::pin(self.check_closed(repo, token)).await,
         }
     }
@@ -178,16 +187,28 @@ impl Access {
         if self.is_known(repo, token) {
             return Ok(Admission::Caller);
         }
-        let trouble = match self.openness(repo).await {
+        let anybody = (repo.clone(), Token::fingerprint(None));
+        let remembered = if token.is_none() { self.refused.get(&anybody).await } else { None };
+        if token.is_none() && remembered.is_none() {
+            // The no to them is as short as any other, so those who come without a token ask for everybody anew.
+            self.open.invalidate(repo).await;
+        }
+        let (refusal, trouble) = match self.openness(repo).await {
             Openness::Open => return Ok(Admission::Open),
             Openness::Presumed => return Ok(Admission::Presumed),
-            Openness::Closed => None,
-            Openness::Unknown(trouble) => Some(trouble),
+            Openness::Closed(refusal) => (refusal, None),
+            Openness::Unknown(trouble) => (None, Some(trouble)),
         };
-        if operator.is_some() && self.is_accepted(repo, operator, trouble.as_ref()).await.is_ok() {
+        if let Some(operator) = operator
+            && self.is_accepted(repo, operator, trouble.as_ref()).await.is_ok()
+        {
             return Ok(Admission::Operator);
         }
-        self.is_accepted(repo, token, trouble.as_ref()).await.map(|()| Admission::Caller)
+        match (token, trouble) {
+            (Some(token), trouble) => self.is_accepted(repo, token, trouble.as_ref()).await.map(|()| Admission::Caller),
+            (None, Some(trouble)) => Err(trouble.error),
+            (None, None) => Err(remembered.or(refusal).unwrap_or_else(|| HubError::repo_not_found(false))),
+        }
     }
 
     /// The token under which an admitted caller's questions go upstream: its own, or the operator's.
@@ -217,7 +238,8 @@ impl Access {
     }
 
     /// Whether upstream accepts the caller. `trouble` is why it gave no word on everybody just now.
-    async fn is_accepted(&self, repo: &RepoId, token: Option<&Token>, trouble: Option<&Trouble>) -> Result<(), HubError> {
+    async fn is_accepted(&self, repo: &RepoId, token: &Token, trouble: Option<&Trouble>) -> Result<(), HubError> {
+        let token = Some(token);
         let key = (repo.clone(), Token::fingerprint(token));
         if let Some(refusal) = self.refused.get(&key).await {
             return Err(refusal);
@@ -226,14 +248,19 @@ impl Access {
             let accepted_ago = self.accepted_ago(repo, token).await;
             let is_within = |bound: Duration| accepted_ago.is_some_and(|ago| ago < bound);
             let word = match trouble {
-                // For a caller without a token that was the same question; and where nobody answers, nobody would now.
-                Some(trouble) if token.is_none() || trouble.cause == Cause::Absent => Word::Trouble(trouble.clone()),
+                // Where nobody answers, nobody would now.
+                Some(trouble) if trouble.cause == Cause::Absent => Word::Trouble(trouble.clone()),
                 _ => self.upstream.ask(repo, token, is_within(self.grace(Cause::Absent))).await,
             };
             match word {
                 Word::Yes => {
+                    // Who was let in before may have what is kept; to anybody else it may be of another repo that had the name.
+                    let identity = match accepted_ago {
+                        Some(_) => None,
+                        None => self.identified(repo, token).await.map_err(|error| No { error, stands_in: false })?,
+                    };
                     // From now on something of it may be kept, which this guards, whoever is upstream later.
-                    self.keep(repo, Verdict::Closed, None).await;
+                    self.keep(repo, Verdict::Closed, identity).await;
                     self.remember(repo, token).await;
                     Ok(())
                 }
@@ -257,6 +284,18 @@ impl Access {
                 }
                 Err(no.error.clone())
             }
+        }
+    }
+
+    /// Which repo a caller who may read it reads, where upstream tells. An error if it was told before and cannot be told now.
+    async fn identified(&self, repo: &RepoId, token: Option<&Token>) -> Result<Option<String>, HubError> {
+        if let Some(identity) = self.identities.get(repo).await {
+            return Ok(Some(identity));
+        }
+        match self.upstream.identity(repo, token).await {
+            Ok(identity) => Ok(identity),
+            Err(error) if self.kept(repo).await.is_some_and(|kept| kept.identity.is_some()) => Err(error),
+            Err(_) => Ok(None),
         }
     }
 
@@ -302,7 +341,7 @@ impl Access {
     /// Whether anybody may read the repo, by upstream's own word within `freshness.access`: what the operator's token may stand in for.
     pub async fn is_open(&self, repo: &RepoId) -> bool {
         match self.open.get(repo).await {
-            Some(open) => open,
+            Some(word) => matches!(word, Public::Yes),
             None => matches!(Box::pin(self.openness(repo)).await, Openness::Open),
         }
     }
@@ -319,17 +358,15 @@ impl Access {
                 Word::Yes => {
                     // A repo that was closed, or another one with its name?
                     let was_closed = kept.as_ref().is_some_and(is_told_closed);
-                    let identity = if was_closed { self.upstream.identity(repo).await } else { None };
+                    let identity = if was_closed { self.upstream.identity(repo, None).await.ok().flatten() } else { None };
                     self.keep(repo, Verdict::Open, identity).await;
-                    Ok(true)
+                    Ok(Public::Yes)
                 }
                 Word::No(refusal) => {
                     self.keep(repo, Verdict::Refused, None).await;
                     // The same question as a caller without a token has.
-                    if refusal.is_refusal() {
-                        self.refused.insert((repo.clone(), Token::fingerprint(None)), refusal).await;
-                    }
-                    Ok(false)
+                    self.refused.insert((repo.clone(), Token::fingerprint(None)), refusal.clone()).await;
+                    Ok(Public::No(Some(refusal)))
                 }
                 // Upstream never spoke of this repo, so nothing of it was ever fetched with a token: a fallback's yes
                 // opens what the fallback itself gives to all, and is not written down.
@@ -341,8 +378,8 @@ impl Access {
             }
         });
         match asked.await {
-            Ok(true) => Openness::Open,
-            Ok(false) => Openness::Closed,
+            Ok(Public::Yes) => Openness::Open,
+            Ok(Public::No(refusal)) => Openness::Closed(refusal),
             Err(unsure) => match &*unsure {
                 Unsure::Presumed => Openness::Presumed,
                 Unsure::Unknown(trouble) => Openness::Unknown(trouble.clone()),
@@ -367,7 +404,7 @@ impl Access {
     /// How often something known of a repo was forgotten since the start. What was read from the disk before a caller was let in counts only if
     /// this is still the same.
     pub fn forgotten(&self) -> u64 {
-        self.forgotten.load(Ordering::SeqCst)
+        self.forgetter.count()
     }
 
     /// Takes what an answer of upstream's says about the repo itself, which saves asking.
@@ -376,10 +413,15 @@ impl Access {
         let (Some(private), Some(gated), Some(disabled)) = (facts.private, facts.gated, facts.disabled) else { return };
         let open = !private && !gated && !disabled;
         let is_known = facts.identity.is_none() || self.identities.get(repo).await == facts.identity;
-        if self.open.get(repo).await != Some(open) || !is_known {
+        let (word, is_news) = match self.open.get(repo).await {
+            Some(known) if matches!(known, Public::Yes) == open => (known, false),
+            _ if open => (Public::Yes, true),
+            _ => (Public::No(None), true),
+        };
+        if is_news || !is_known {
             self.keep(repo, if open { Verdict::Open } else { Verdict::Closed }, facts.identity.clone()).await;
         }
-        self.open.insert(repo.clone(), open).await;
+        self.open.insert(repo.clone(), word).await;
     }
 
     /// Writes down what upstream said of a repo. Where another repo has got its name, what is known of the first goes: nobody has
@@ -414,8 +456,7 @@ impl Access {
         match put.await {
             Ok(true) => {
                 log::info!("forgot what was known of repo={repo}, which is another one now or may be");
-                (self.forget_files)(&repo);
-                self.forgotten.fetch_add(1, Ordering::SeqCst);
+                self.forgetter.forget(&repo);
             }
             Ok(false) => {}
             Err(e) => log::error!("cannot keep who may read a repo: {e}"),

@@ -1,7 +1,7 @@
 //! The Hub's wire contract, row by row. The numbers are those of the contract's sections: 4 endpoints, 8 and 10.4 errors, 10.3
 //! names, 13 what broke other mirrors. What other modules show already (`api`, `files`, `clients`) is not shown again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fake_hub::{FakeHub, Kind, Repo, noise};
 
@@ -267,6 +267,53 @@ async fn queries_and_paths_have_one_spelling() {
     for target in ["//acme/m//resolve/main/config.json", "http://mirror.test/acme/m/resolve/main/config.json?download=true"] {
         assert_eq!(mirror.get(target).await.text(), "{}", "{target}");
     }
+}
+
+// 10.3: a commit may be named by its beginning
+#[tokio::test]
+async fn the_beginning_of_a_commit_names_it() {
+    let hub = FakeHub::start().await;
+    let repo = fill(hub.model("acme/m"));
+    let (sha, mut mirror) = (repo.sha(), Mirror::start(&hub).await);
+    let short = &sha[..7];
+    for down in [false, true] {
+        for path in ["config.json", "sub%20dir/w.bin"] {
+            for method in ["HEAD", "GET"] {
+                let target = format!("/acme/m/resolve/{short}/{path}");
+                let answer = mirror.ask(method, &target, &[]).await;
+                assert_ok(&target, &answer);
+                assert_eq!(answer.header("x-repo-commit"), Some(&*sha), "{target}");
+            }
+        }
+        let info = mirror.get(&format!("/api/models/acme/m/revision/{short}")).await;
+        assert_ok("revision", &info);
+        assert_eq!(info.json()["sha"], *sha);
+        assert_ok("tree", &mirror.get(&format!("/api/models/acme/m/tree/{short}?recursive=true&expand=false")).await);
+        let absent = mirror.get(&format!("/acme/m/resolve/{short}/absent.txt")).await;
+        assert_says_no("absent", &absent, 404, Some("EntryNotFound"));
+        if !down {
+            hub.down().await;
+            mirror.restart().await;
+        }
+    }
+}
+
+// M11: what a client accepts is no business of upstream's, which would give JSON instead of the file
+#[tokio::test]
+async fn a_file_is_a_file_whatever_a_client_accepts() {
+    let hub = FakeHub::start().await;
+    let repo = fill(hub.model("acme/m"));
+    let mirror = Mirror::start(&hub).await;
+    for path in ["sub%20dir/w.bin", "config.json"] {
+        let target = format!("/acme/m/resolve/main/{path}");
+        let answer = mirror.ask("GET", &target, &["Accept: application/vnd.xet-fileinfo+json, */*", "Range: bytes=0-0"]).await;
+        let path = path.replace("%20", " ");
+        let content = repo.content(&path).read(0, 10_000);
+        assert_eq!((answer.status, &answer.body[..]), (206, &content[..1]), "{target}");
+        assert_eq!(answer.header("content-range"), Some(&*format!("bytes 0-0/{}", content.len())));
+        assert_eq!(answer.header("x-linked-etag"), Some(&*format!("\"{}\"", repo.oid(&path))));
+    }
+    assert!(hub.calls().iter().all(|call| call.header("accept") == Some("*/*")));
 }
 
 // 4.5, 4.6
@@ -1047,7 +1094,7 @@ async fn git_reads_pass_and_say_what_does_not() {
     // user:hf_alice
     let basic = "Authorization: Basic dXNlcjpoZl9hbGljZQ==";
     for _ in 0..2 {
-        let answer = mirror.ask("GET", refs, &[basic, "Git-Protocol: version=2"]).await;
+        let answer = mirror.ask("GET", refs, &[basic, "Git-Protocol: version=2", "Cookie: session=mine"]).await;
         assert_ok(refs, &answer);
         assert_eq!(answer.header("content-type"), Some(kind[0].1));
     }
@@ -1055,6 +1102,7 @@ async fn git_reads_pass_and_say_what_does_not() {
     assert_eq!(asked.len(), 2, "nothing is kept");
     assert_eq!((asked[0].query.as_str(), asked[0].header("git-protocol")), ("service=git-upload-pack", Some("version=2")));
     assert_eq!(asked[0].header("authorization"), basic.strip_prefix("Authorization: "));
+    assert_eq!(asked[0].header("cookie"), None, "it is not the Hub's");
     let pack = mirror.post("/acme/m/git-upload-pack", "application/x-git-upload-pack-request", "0014command=ls-refs\n").await;
     assert_ok("git-upload-pack", &pack);
     assert_eq!(pack.header("content-type"), Some("application/x-git-upload-pack-result"));
@@ -1080,6 +1128,12 @@ async fn git_reads_pass_and_say_what_does_not() {
     let down = mirror.ask("GET", refs, &[]).await;
     assert_says_no("upstream is down", &down, 503, None);
     assert!(down.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")), "git shows a plain text");
+    // Once that is known nobody waits for a connection, but for who tries again.
+    let began = Instant::now();
+    while !mirror.get(refs).await.header("x-error-message").is_some_and(|said| said.contains("is down")) {
+        assert!(began.elapsed() < Duration::from_secs(20), "git's reads never learn that the Hub is down");
+        mirror.get("/api/models/acme/m/refs").await;
+    }
     let offline = Mirror::of(&hub).arg("--offline").start().await;
     assert_says_no("offline", &offline.get(refs).await, 503, None);
 }

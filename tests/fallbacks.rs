@@ -1,6 +1,6 @@
 //! What other upstreams than the first say: used while that is down, and not believed beyond it.
 
-use fake_hub::{FakeHub, noise};
+use fake_hub::{FakeHub, Listener, noise};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -154,6 +154,27 @@ async fn a_fallback_that_has_part_of_an_object_is_read_past_what_others_brought(
     refused.lift();
     let answer = mirror.get("/other/any/resolve/main/x.bin").await;
     assert_eq!((answer.status, answer.body == bytes), (200, true), "{}", message(&answer));
+}
+
+#[tokio::test]
+async fn what_others_bring_meanwhile_is_not_a_fallbacks() {
+    let hub = FakeHub::start().await;
+    let bytes = noise(3, 90_000);
+    hub.model("corp/private").lfs("w.bin", &bytes).commit("first").private().grant("hf_member");
+    let fallback = FakeHub::start().await;
+    fallback.model("evil/any").lfs("x.bin", &bytes).commit("first");
+    let mirror = Mirror::of(&hub).set("upstream.fallbacks", fallback.url()).start().await;
+    // The Hub is well but for this repo. The fallback names what it does not have, and waits.
+    hub.fault("evil/any").on_hub().status(503, &[]);
+    let waits = fallback.fault("evil/any").on_cdn().hang_before_head();
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", "/evil/any/resolve/main/x.bin", &[]).await;
+    fallback.wait_calls("the bytes are asked for", |calls| calls.iter().any(|call| call.listener == Listener::Cdn)).await;
+    let read = mirror.ask("GET", "/corp/private/resolve/main/w.bin", &[MEMBER]).await;
+    assert_eq!((read.status, read.body == bytes), (200, true), "{}", message(&read));
+    let told = connection.response("GET").await;
+    assert!(told.body.len() < 1000, "{} bytes", told.body.len());
+    assert!(waits.hits() > 0);
 }
 
 #[tokio::test]

@@ -187,7 +187,7 @@ async fn ranges_without_a_byte_are_refused_and_nonsense_is_ignored() {
         assert_eq!(answer.header("content-range"), Some(&*unsatisfied), "{range}");
         assert!(answer.whole && answer.body.len() < 1000, "{range}");
     }
-    for range in ["bytes=", "bytes=-", "bytes=9-3", "bytes=a-b", "items=0-9", "bytes=0-1,x", "0-9"] {
+    for range in ["bytes=", "bytes=-", "bytes=0--1", "bytes=9-3", "bytes=a-b", "items=0-9", "bytes=0-1,x", "0-9"] {
         assert_body(&s.mirror.get_range(FILE, range).await, 200, &s.bytes, range);
     }
 }
@@ -324,6 +324,8 @@ async fn empty_files_are_files() {
                 assert_file_headers(&answer, &oid, &s.commit, 0, 0);
                 assert_eq!(answer.header("content-range"), Some("bytes */0"), "{name} {range}");
             }
+            // olah#58: from the first to the last byte, where there is none.
+            assert_body(&s.mirror.get_range(&target, "bytes=0--1").await, 200, b"", name);
             for range in ["bytes=1-", "bytes=-5"] {
                 let answer = s.mirror.get_range(&target, range).await;
                 assert_eq!(answer.status, 416, "{name} {range}: {}", short(&answer));

@@ -240,6 +240,34 @@ async fn nobody_keeps_access_by_questions_that_the_hub_fails_at() {
 }
 
 #[tokio::test]
+async fn nobody_keeps_access_by_leaving_no_time_for_the_question() {
+    let hub = FakeHub::start().await;
+    let (gated, _) = fill(&hub);
+    let mirror = Mirror::of(&hub).set("freshness.access", "500ms").set("upstream.question_timeout", "2s").start().await;
+    let tree = format!("/api/models/acme/gated/tree/{}?recursive=true&expand=false", gated.sha());
+    for target in [GATED, &tree] {
+        assert_eq!(get(&mirror, target, Some("hf_member")).await.status, 200, "{target}");
+    }
+    gated.revoke("hf_member");
+    tokio::time::sleep(LONGER).await;
+    // The Hub hangs at what its answer would spare, or answers late, and then is slow to say who may have that.
+    let slow = hub.fault("commits").on_hub().latency(Duration::from_millis(1700));
+    let word = hub.fault("auth-check").on_hub().latency(Duration::from_millis(1500));
+    get(&mirror, "/api/models/acme/gated/commits/main", Some("hf_member")).await;
+    assert_ne!(get(&mirror, GATED, Some("hf_member")).await.status, 200);
+    slow.lift();
+    word.lift();
+    hub.fault("paths-info").on_hub().hang_before_head();
+    let mut connection = mirror.connect().await;
+    let asked = "POST /api/models/acme/gated/paths-info/main HTTP/1.1\r\nHost: mirror.test\r\nAuthorization: Bearer hf_member\r\n\
+                 Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 11\r\n\r\npaths=w.bin";
+    connection.send(asked).await;
+    let told = connection.response("POST").await;
+    assert!(told.status >= 400 && !told.text().contains("w.bin"), "{}: {}", told.status, told.text());
+    assert_ne!(get(&mirror, GATED, Some("hf_member")).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_slow_word_is_waited_for_and_a_yes_that_stood_in_does_not_stay() {
     let hub = FakeHub::start().await;
     let (_, open) = fill(&hub);
@@ -492,6 +520,22 @@ async fn nothing_is_learned_from_what_stands_between() {
 }
 
 #[tokio::test]
+async fn a_no_in_json_alone_takes_nothing_away_that_is_kept() {
+    let hub = FakeHub::start().await;
+    fill(&hub);
+    let mirror = Mirror::of(&hub).set("freshness.revision", "0s").start().await;
+    let info = "/api/models/acme/open/revision/main";
+    assert_eq!(get(&mirror, info, None).await.status, 200);
+    for status in [400, 404, 410, 418] {
+        let fault = hub.fault("revision/main").on_hub().status(status, &[("Content-Type", "application/json")]);
+        // Past the moment in which equal questions are one.
+        tokio::time::sleep(LONGER).await;
+        assert_eq!(get(&mirror, info, None).await.status, 200, "{status}");
+        fault.lift();
+    }
+}
+
+#[tokio::test]
 async fn a_page_is_no_yes() {
     let hub = FakeHub::start().await;
     fill(&hub);
@@ -534,6 +578,93 @@ async fn a_repo_made_anew_under_an_old_name_gives_nothing_of_the_first() {
         assert_ne!(get(&mirror, target, None).await.status, 200, "{target}");
     }
     assert_eq!(get(&mirror, "/acme/anew/resolve/main/readme.txt", None).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_repo_made_anew_for_others_gives_them_nothing_of_the_first() {
+    for close in [Repo::private, Repo::gated] {
+        let hub = FakeHub::start().await;
+        let repo = close(&hub.model("acme/anew").lfs("secret.bin", noise(3, 90_000)).commit("first")).grant("hf_owner");
+        let commit = repo.sha();
+        let file = format!("/acme/anew/resolve/{commit}/secret.bin");
+        let tree = format!("/api/models/acme/anew/tree/{commit}?recursive=true&expand=false");
+        let mut mirror = anew(&hub).start().await;
+        for target in [&file, &tree] {
+            assert_eq!(get(&mirror, target, Some("hf_owner")).await.status, 200, "{target}");
+        }
+        // Unless the Hub says that it is still the same, nobody new is let in.
+        repo.grant("hf_late");
+        let fault = hub.fault("/api/models/acme/anew").after(1).status(429, &[]);
+        tokio::time::sleep(LONGER).await;
+        assert_ne!(get(&mirror, &file, Some("hf_late")).await.status, 200);
+        assert_eq!(get(&mirror, &file, Some("hf_owner")).await.status, 200, "who was let in before reads on");
+        fault.lift();
+        hub.remove(Kind::Model, "acme/anew");
+        close(&hub.model("acme/anew").file("mine.txt", "another's").commit("other")).grant("hf_other");
+        tokio::time::sleep(LONGER).await;
+        for target in [&file, &tree] {
+            let told = get(&mirror, target, Some("hf_other")).await;
+            assert_eq!(told.status, 404, "{target}: {}", told.text());
+        }
+        assert_eq!(get(&mirror, "/acme/anew/resolve/main/mine.txt", Some("hf_other")).await.text(), "another's");
+        // Nor is it the other way round.
+        hub.down().await;
+        mirror.restart().await;
+        assert_eq!(get(&mirror, "/acme/anew/resolve/main/mine.txt", Some("hf_other")).await.status, 200);
+        for target in [file.as_str(), "/acme/anew/resolve/main/mine.txt"] {
+            assert_eq!(get(&mirror, target, Some("hf_owner")).await.status, 503, "{target}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_repo_made_anew_for_all_gives_nothing_of_the_first_while_its_no_is_remembered() {
+    let hub = FakeHub::start().await;
+    let repo = hub.model("acme/anew").lfs("secret.bin", noise(3, 90_000)).commit("first").private().grant("hf_owner");
+    let file = format!("/acme/anew/resolve/{}/secret.bin", repo.sha());
+    let mirror = Mirror::of(&hub).set("freshness.access", "1h").start().await;
+    assert_eq!(get(&mirror, &file, Some("hf_owner")).await.status, 200);
+    assert_eq!(get(&mirror, &file, None).await.status, 401);
+    hub.remove(Kind::Model, "acme/anew");
+    hub.model("acme/anew").file("readme.txt", "public now").commit("other");
+    until(&mirror, &file, None, 404).await;
+}
+
+#[tokio::test]
+async fn what_is_opened_is_open_to_all_when_the_hub_is_gone() {
+    let hub = FakeHub::start().await;
+    let (gated, _) = fill(&hub);
+    let mut mirror = Mirror::of(&hub).set("freshness.access", "1h").start().await;
+    assert_eq!(get(&mirror, GATED, Some("hf_member")).await.status, 200);
+    assert_eq!(get(&mirror, GATED, None).await.status, 401);
+    gated.public();
+    until(&mirror, GATED, None, 200).await;
+    hub.down().await;
+    mirror.restart().await;
+    assert_eq!(get(&mirror, GATED, None).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_repo_renamed_to_what_another_was_called_is_not_that_one() {
+    let hub = FakeHub::start().await;
+    let one = hub.model("acme/name").lfs("one.bin", noise(3, 90_000)).commit("first").private().grant("hf_one");
+    let two = hub.model("acme/before").lfs("two.bin", noise(4, 80_000)).commit("first").private().grant("hf_two");
+    let mut mirror = anew(&hub).start().await;
+    let of_one = format!("/acme/name/resolve/{}/one.bin", one.sha());
+    assert_eq!(get(&mirror, &of_one, Some("hf_one")).await.status, 200);
+    assert_eq!(get(&mirror, &format!("/acme/before/resolve/{}/two.bin", two.sha()), Some("hf_two")).await.status, 200);
+    let of_two = format!("/acme/name/resolve/{}/two.bin", two.sha());
+    hub.remove(Kind::Model, "acme/name");
+    hub.rename("acme/before", "acme/name");
+    tokio::time::sleep(LONGER).await;
+    assert_eq!(get(&mirror, "/acme/before/resolve/main/two.bin", Some("hf_two")).await.status, 200);
+    assert_eq!(get(&mirror, &of_one, Some("hf_two")).await.status, 404);
+    hub.down().await;
+    mirror.restart().await;
+    assert_eq!(get(&mirror, &of_two, Some("hf_two")).await.status, 200);
+    for (target, token) in [(&of_one, "hf_one"), (&of_one, "hf_two"), (&of_two, "hf_one")] {
+        assert_eq!(get(&mirror, target, Some(token)).await.status, 503, "{target} {token}");
+    }
 }
 
 #[tokio::test]

@@ -5,13 +5,16 @@
 
 use crate::hub::{ApiTarget, FilePath, HubError, RepoId, Revision, is_hubs_no, parse_info};
 use crate::mirror::{Names, refused};
-use crate::source::{Asking, Origin, Reply, SourceError, Token};
+use crate::source::{Asking, Origin, Reply, SourceError, Token, deadline};
 use http::Method;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a caller waits for upstream's word. What follows has its own time, and clients give up after 10 s.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Silence says that upstream hangs only if it was waited for at least so many parts of the time there is for a word. A caller
+/// can make questions that upstream is slow at, and leave no time for the last one.
+const SILENCE_PARTS: u32 = 2;
 /// A file that no repo has, and not of those that the Hub shows of gated repos to all.
 const NO_FILE: &str = "dingospeed-access-check";
 
@@ -33,7 +36,8 @@ pub(super) struct Trouble {
 pub(super) enum Cause {
     /// It is not there, hangs, answers 5xx, or is not to be asked.
     Absent,
-    /// It limits (429), or something in between answers in its place. A caller can bring that about.
+    /// It limits (429), something in between answers in its place, or there was little time left for it. A caller can bring
+    /// that about.
     Unclear,
 }
 
@@ -51,6 +55,8 @@ struct Question<'a> {
     token: Option<&'a Token>,
     urgent: bool,
     end: Instant,
+    /// Too short a time for silence to say anything.
+    is_hurried: bool,
 }
 
 impl Upstream {
@@ -60,12 +66,14 @@ impl Upstream {
         if self.offline {
             return Word::Trouble(Trouble { cause: Cause::Absent, error: HubError::offline() });
         }
-        let question = Question { repo, token, urgent, end: Instant::now() + PATIENCE };
+        let time = PATIENCE.min(self.origin.question_timeout());
+        let is_hurried = deadline::time_left() < time / SILENCE_PARTS;
+        let question = Question { repo, token, urgent, end: Instant::now() + PATIENCE, is_hurried };
         let target = format!("{}/auth-check", repo.api_path());
         let reply = match self.asking(question).ask(&Method::GET, &target, token, None).await {
             Ok(reply) => reply,
             Err(limited @ SourceError::Busy { status: 429, .. }) => return self.ask_for_no_file(question, &limited).await,
-            Err(error) => return trouble(&error),
+            Err(error) => return trouble(&error, question),
         };
         self.names.learn(repo, &reply).await;
         let has_code = reply.headers.contains_key("x-error-code");
@@ -78,11 +86,14 @@ impl Upstream {
         }
     }
 
-    /// Which of all repos that ever had this name it is, as anybody may know: the Hub gives each an id. None if nobody tells.
-    pub(super) async fn identity(&self, repo: &RepoId) -> Option<String> {
-        let reply = self.origin.within(PATIENCE).ask(&Method::GET, &repo.api_path(), None, None).await.ok()?;
-        let facts = parse_info(&reply.body).ok().filter(|_| reply.status == 200 && reply.authoritative)?;
-        facts.identity
+    /// Which of all repos that ever had this name it is, as this caller may know: the Hub gives each an id. None if upstream tells
+    /// of none; an error if it does not tell of the repo now.
+    pub(super) async fn identity(&self, repo: &RepoId, token: Option<&Token>) -> Result<Option<String>, HubError> {
+        let asking = self.origin.within(PATIENCE).deciding();
+        let reply = asking.ask(&Method::GET, &repo.api_path(), token, None).await.map_err(|error| error.to_hub())?;
+        let facts = parse_info(&reply.body).ok().filter(|_| reply.status == 200 && reply.authoritative);
+        let unusable = || HubError::upstream_broken(&format!("{} does not tell which repo this is", self.origin.base()));
+        facts.map(|facts| facts.identity).ok_or_else(unusable)
     }
 
     fn asking(&self, question: Question<'_>) -> Asking<'_> {
@@ -96,7 +107,7 @@ impl Upstream {
         let Question { repo, token, .. } = question;
         let reply = match self.asking(question).ask(&Method::GET, &repo.api_path(), token, None).await {
             Ok(reply) => reply,
-            Err(error) => return trouble(&error),
+            Err(error) => return trouble(&error, question),
         };
         let facts = parse_info(&reply.body).ok().filter(|facts| facts.id.is_some());
         let Some(facts) = facts.filter(|_| reply.status == 200 && reply.authoritative) else { return self.no(&reply) };
@@ -111,7 +122,7 @@ impl Upstream {
     /// Asks for a file that is not there, which the Hub counts as another kind of question than the one it would not answer. It
     /// looks at who asks before it looks for the file, so that its absence is a yes.
     async fn ask_for_no_file(&self, question: Question<'_>, limited: &SourceError) -> Word {
-        let (Ok(main), Ok(path)) = (Revision::parse("main"), FilePath::parse(NO_FILE)) else { return trouble(limited) };
+        let (Ok(main), Ok(path)) = (Revision::parse("main"), FilePath::parse(NO_FILE)) else { return trouble(limited, question) };
         let target = ApiTarget::resolve(question.repo, &main, &path).upstream_path_and_query();
         match self.asking(question).locate(&target, question.token).await {
             Ok(found) if found.authoritative => Word::Yes,
@@ -119,7 +130,7 @@ impl Upstream {
                 Word::Yes
             }
             Err(no @ SourceError::Refused { .. }) => Word::No(no.to_hub()),
-            _ => trouble(limited),
+            _ => trouble(limited, question),
         }
     }
 
@@ -136,8 +147,9 @@ impl Upstream {
     }
 }
 
-fn trouble(error: &SourceError) -> Word {
+fn trouble(error: &SourceError, question: Question<'_>) -> Word {
     let cause = match error {
+        SourceError::Timeout { .. } if question.is_hurried => Cause::Unclear,
         SourceError::Busy { status, .. } if *status < 500 => Cause::Unclear,
         // Nonsense and a redirect elsewhere come from what stands between as well.
         SourceError::Forbidden { .. } | SourceError::Refused { .. } | SourceError::Broken { .. } => Cause::Unclear,

@@ -211,15 +211,18 @@ impl Mirror {
                 log::warn!("upstream fails for {target}, the kept answer is used: {error}");
                 Ok(Arc::new(answer_of(&record, "stale")))
             }
-            _ => match self.derived_anyhow(question).await.filter(|_| self.access.forgotten() == forgotten) {
-                Some(Ok(answer)) => Ok(Arc::new(answer)),
-                // What is kept is not for this caller, if upstream says so. If it gives no word, the caller is told what it would be
-                // told of a repo that does not exist.
-                told => {
-                    let refusal = told.and_then(Result::err).or(refusal);
-                    Err(refusal.filter(HubError::is_refusal).unwrap_or_else(|| error.to_hub()))
+            // The question may have taken all the time, and who may have the answer is still to be asked.
+            _ => {
+                match deadline::with_rest(self.derived_anyhow(question)).await.filter(|_| self.access.forgotten() == forgotten) {
+                    Some(Ok(answer)) => Ok(Arc::new(answer)),
+                    // What is kept is not for this caller, if upstream says so. If it gives no word, the caller is told what it would be
+                    // told of a repo that does not exist.
+                    told => {
+                        let refusal = told.and_then(Result::err).or(refusal);
+                        Err(refusal.filter(HubError::is_refusal).unwrap_or_else(|| error.to_hub()))
+                    }
                 }
-            },
+            }
         }
     }
 
@@ -252,7 +255,7 @@ impl Mirror {
                     let patience = if kept.is_some() { KEPT_PATIENCE } else { Duration::MAX };
                     let token = question.token.as_ref();
                     let reply = self.origin.within(patience).to_its_end().ask(&Method::GET, &key.0, token, None).await?;
-                    let answer = self.cleaned(reply, &question.route, &key.0).await?;
+                    let answer = self.cleaned(reply, &question.route, &key.0, false).await?;
                     self.without_ruled_out(&question.route, answer).await.map(Arc::new)
                 }
             }
@@ -315,7 +318,8 @@ impl Mirror {
         }
     }
 
-    /// `known` is what is kept: upstream may say that it still holds, and has less time to say so.
+    /// `known` is what is kept: upstream may say that it still holds, and has less time to say so. So it has for what can be told
+    /// without it: time must be left for the question who may be told.
     async fn ask_upstream(
         &self,
         question: &Question,
@@ -324,7 +328,11 @@ impl Mirror {
         known: Option<&Record>,
     ) -> Result<Answer, MirrorError> {
         let target = question.target.upstream_path_and_query();
-        let patience = known.filter(|record| is_usable(record)).map_or(Duration::MAX, |_| KEPT_PATIENCE);
+        let patience = match known.is_some_and(is_usable) {
+            true => KEPT_PATIENCE,
+            false if self.may_be_derived(question).await => KEPT_PATIENCE.min(self.config.upstream.question_timeout * 2 / 5),
+            false => Duration::MAX,
+        };
         // The operator's token may stand in for no token, but only on what is open to all: a repo's content. Below the same path
         // lie its settings, its requests for access and tokens for its store.
         let may_stand_in = self.origin.has_operator_token() && token.is_none() && is_content(&question.route);
@@ -365,7 +373,7 @@ impl Mirror {
         };
         // From here on it is about the repo that has the name now: all is kept under that.
         let question = moved.as_ref().unwrap_or(question);
-        let answer = self.cleaned(reply, &question.route, &target).await?;
+        let answer = self.cleaned(reply, &question.route, &target, known.is_some()).await?;
         // Looked for in all that may be kept: a listing of a branch, or files in an info, teach nothing and may be masked.
         let learned = if answer.status == 200 { self.learn(question, &answer, authoritative).await? } else { Learned::Nothing };
         let masked = learned == Learned::Masked || (keep.is_some() && is_masked(&answer.body));
@@ -388,12 +396,13 @@ impl Mirror {
         self.access.is_open(repo).await || (token.is_some() && self.access.check(repo, token).await.is_ok())
     }
 
-    async fn cleaned(&self, reply: Reply, route: &Route, target: &str) -> Result<Answer, MirrorError> {
+    /// `was_there` when something is kept that a no would be about.
+    async fn cleaned(&self, reply: Reply, route: &Route, target: &str, was_there: bool) -> Result<Answer, MirrorError> {
         if reply.status == 429 || reply.status >= 500 {
             let host = self.origin.base();
             return Err(SourceError::Busy { host, status: reply.status, retry_after: retry_after(&reply.headers) }.into());
         }
-        if let Some(cause) = foreign(&reply, route) {
+        if let Some(cause) = foreign(&reply, route, was_there) {
             let cause = format!("{cause}; is there a portal or a proxy between?");
             return Err(SourceError::Broken { host: self.origin.base(), cause }.into());
         }
@@ -521,7 +530,7 @@ fn is_shared(route: &Route) -> bool {
 }
 
 /// Why an answer cannot be the Hub's but must be that of something in between: a portal, a proxy, a firewall.
-fn foreign(reply: &Reply, route: &Route) -> Option<String> {
+fn foreign(reply: &Reply, route: &Route, was_there: bool) -> Option<String> {
     let content_type = reply.headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or("");
     let is_json = content_type.contains("json") || matches!(reply.body.trim_ascii_start().first(), Some(b'{' | b'['));
     let status = reply.status;
@@ -532,7 +541,7 @@ fn foreign(reply: &Reply, route: &Route) -> Option<String> {
         300..=399 if leads_to_file(reply) => None,
         300..=399 => Some(format!("a redirect ({status}) that leads elsewhere")),
         // Of what the Hub has no page for, it says so in JSON alone.
-        400..=499 if is_hubs_no(status, &reply.headers) || (is_json && !matches!(status, 401 | 403)) => None,
+        400..=499 if is_hubs_no(status, &reply.headers) || (is_json && !was_there && !matches!(status, 401 | 403)) => None,
         400..=499 => Some(format!("a {status} that is not the Hub's")),
         _ if is_told_in_json(route) && !is_json => Some(format!("a page ({content_type}) in the place of JSON")),
         _ => None,

@@ -229,7 +229,14 @@ impl Catalog {
             }
             Ok(found)
         });
-        asked.await.map_err(|error| (*error).clone())
+        // Another request may be asking, which began later and has more time than this one.
+        match tokio::time::timeout(deadline::at_most(Duration::MAX), asked).await {
+            Ok(found) => found.map_err(|error| (*error).clone()),
+            Err(_) => {
+                let cause = "the question of another request for the same took all the time of this one".to_owned();
+                Err(SourceError::Timeout { host: self.origin.base(), cause })
+            }
+        }
     }
 }
 

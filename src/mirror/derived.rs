@@ -12,7 +12,7 @@ use super::answers::{Answer, Question, is_fresh, next_of};
 use super::catalog::pointer;
 use super::{Mirror, MirrorError, blocking};
 use crate::hub::{ApiTarget, Commit, FilePath, HubError, RepoId, Revision, Route};
-use crate::store::{ListedFile, Record, RecordKey};
+use crate::store::{ListedFile, Listing, Record, RecordKey};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -94,6 +94,25 @@ impl Mirror {
         }
     }
 
+    /// Whether all files are known that a question is about, as of its revision's last known commit, whoever asks.
+    pub(super) async fn may_be_derived(&self, question: &Question) -> bool {
+        let (repo, revision) = match &question.route {
+            Route::Tree { repo, revision, .. } | Route::PathsInfo { repo, revision } if Wanted::of(question).is_some() => {
+                (repo, Some(revision.clone()))
+            }
+            Route::RepoInfo { repo, revision } if more_than_blobs(question).iter().all(is_expand) => {
+                (repo, revision.clone().or_else(|| Revision::parse("main").ok()))
+            }
+            _ => return false,
+        };
+        let Some(revision) = revision else { return false };
+        let Some(commit) = self.last_commit(repo, &revision).await else { return false };
+        let is_listed = self.catalog.listing(repo, commit).await.lock().is_ok_and(|listing| stands(&listing));
+        // Of a directory it is enough to know that it is not there.
+        let is_directory = matches!(question.route, Route::Tree { path: Some(_), .. });
+        is_listed || (is_directory && self.file_names(repo, commit).await.is_some())
+    }
+
     async fn listed(
         &self,
         question: &Question,
@@ -128,8 +147,7 @@ impl Mirror {
 
     async fn described(&self, question: &Question, repo: &RepoId, commit: Commit) -> Option<Result<Answer, HubError>> {
         let asked = |name: &str| question.target.value(name).is_some_and(|value| is_yes(&value));
-        let (_, fields) = pairs(question.target.query()).into_iter().partition::<Vec<_>, _>(|(name, _)| name == "blobs");
-        let is_expand = |(name, _): &(String, String)| name == "expand" || name == "expand[]";
+        let fields = more_than_blobs(question);
         if !fields.iter().all(is_expand) {
             return None;
         }
@@ -235,8 +253,7 @@ impl Mirror {
     async fn files_listed(&self, repo: &RepoId, commit: Commit) -> Option<BTreeMap<Box<str>, ListedFile>> {
         let listing = self.catalog.listing(repo, commit).await;
         let listing = listing.lock().unwrap_or_else(|e| e.into_inner());
-        let stands = (listing.complete || listing.imported) && !listing.files.is_empty();
-        stands.then(|| listing.files.iter().map(|(path, file)| (path.clone(), file.clone())).collect())
+        stands(&listing).then(|| listing.files.iter().map(|(path, file)| (path.clone(), file.clone())).collect())
     }
 
     /// What clients need of a repo's facts, and no more: which commit it is and which files it has. Numbers that nobody told are 0.
@@ -286,6 +303,20 @@ impl Mirror {
         };
         blocking(read).await.ok()?
     }
+}
+
+/// Whether a listing is that of the whole commit, or stands for it.
+fn stands(listing: &Listing) -> bool {
+    (listing.complete || listing.imported) && !listing.files.is_empty()
+}
+
+/// What a question for the facts of a repo asks for, besides its files' blobs.
+fn more_than_blobs(question: &Question) -> Vec<(String, String)> {
+    pairs(question.target.query()).into_iter().filter(|(name, _)| name != "blobs").collect()
+}
+
+fn is_expand((name, _): &(String, String)) -> bool {
+    name == "expand" || name == "expand[]"
 }
 
 /// Writes a listing as the Hub does, directories before what is in them.

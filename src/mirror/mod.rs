@@ -14,6 +14,7 @@ mod error;
 mod feed;
 mod fill;
 mod flights;
+mod forgetter;
 mod hits;
 mod layer;
 mod limits;
@@ -31,6 +32,7 @@ pub use answers::{Answer, HEADERS_OWN, Question};
 pub use catalog::FileInfo;
 pub use error::MirrorError;
 pub(crate) use error::refused;
+pub(crate) use forgetter::Forgetter;
 pub(crate) use names::Names;
 pub use pace::Pace;
 pub use promises::{Asker, Part};
@@ -118,10 +120,11 @@ impl Mirror {
             patience: config.upstream.patience,
             when_client_leaves: config.fetch.when_client_leaves,
         };
-        let names = Arc::new(Names::new(config, origin.clone(), store.clone()));
         let catalog = Catalog::new(config, origin.clone(), store.clone());
+        let forgetter = Arc::new(Forgetter::new(catalog.forgetter()));
+        let names = Arc::new(Names::new(config, origin.clone(), store.clone(), forgetter.clone()));
         Arc::new(Mirror {
-            access: Access::new(config, origin.clone(), store.clone(), names.clone(), catalog.forgetter()),
+            access: Access::new(config, origin.clone(), store.clone(), names.clone(), forgetter),
             names,
             promises: Promises::new(),
             cacheable: moka::sync::Cache::new(rules::NAMED_MAX),

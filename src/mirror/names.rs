@@ -4,7 +4,7 @@
 //! that had to be asked anyway. From then on the name stands for the other one, until its time is over and upstream is asked
 //! again; when that cannot be asked, for as long as it takes.
 
-use super::KEPT_PATIENCE;
+use super::{Forgetter, KEPT_PATIENCE};
 use crate::config::Config;
 use crate::hub::{RepoId, Route};
 use crate::source::{Origin, Reply, Token};
@@ -23,6 +23,7 @@ const ASKED_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Names {
     origin: Arc<Origin>,
     store: Arc<Store>,
+    forgetter: Arc<Forgetter>,
     offline: bool,
     ttl: Duration,
     /// By the name in lower case, as on the disk.
@@ -31,11 +32,12 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(config: &Config, origin: Arc<Origin>, store: Arc<Store>) -> Names {
+    pub(super) fn new(config: &Config, origin: Arc<Origin>, store: Arc<Store>, forgetter: Arc<Forgetter>) -> Names {
         let ttl = config.freshness.alias;
         Names {
             origin,
             store,
+            forgetter,
             offline: config.upstream.offline,
             ttl,
             known: moka::future::Cache::builder().max_capacity(NAMES_MAX).build(),
@@ -126,11 +128,11 @@ impl Names {
         if is_news {
             log::info!("name={name} leads to repo={repo}");
         }
-        let (store, name) = (self.store.clone(), name.clone());
+        let (store, forgetter, name) = (self.store.clone(), self.forgetter.clone(), name.clone());
         self.on_disk(move || {
             // Not only when it is news: what was asked by the old name meanwhile may have been kept there.
             if name.folded() != alias.repo.folded() {
-                store.rename_repo(&name, &alias.repo)?;
+                store.rename_repo(&name, &alias.repo, || forgetter.forget(&alias.repo))?;
             }
             store.refs().put_alias(&name, &alias.repo, alias.at)
         })

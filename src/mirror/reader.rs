@@ -36,7 +36,7 @@ pub struct Reader {
     span: Range<u64>,
     /// What [`Reader::prepare`] read ahead.
     ready: Option<Bytes>,
-    _voucher: Option<Voucher>,
+    voucher: Option<Voucher>,
 }
 
 enum Way {
@@ -67,7 +67,7 @@ impl Reader {
             way: Way::Kept(Kept { fill, ticket: None, began: 0, last_block: None, awaits_verdict_since: None, copies: false }),
             span,
             ready: None,
-            _voucher: voucher,
+            voucher,
         }
     }
 
@@ -81,7 +81,7 @@ impl Reader {
 
     pub(super) fn through(through: Through) -> Reader {
         let span = 0..through.size();
-        Reader { way: Way::Through(Box::new(through)), span, ready: None, _voucher: None }
+        Reader { way: Way::Through(Box::new(through)), span, ready: None, voucher: None }
     }
 
     /// The length of the whole object.
@@ -175,6 +175,10 @@ impl Reader {
             };
             let error = match kept.read(&self.span).await {
                 Err(MirrorError::Store(error)) => error,
+                // Asked anew, it is given what it may have.
+                Ok(Some(_)) if self.voucher.as_ref().is_some_and(|voucher| !voucher.is_own()) => {
+                    return Err(MirrorError::Unverified { oid: *kept.fill.object.oid() });
+                }
                 outcome => return outcome,
             };
             // The disk is no reason to let a client down while upstream has the bytes.

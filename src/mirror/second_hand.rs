@@ -99,8 +99,8 @@ impl Mirror {
     }
 }
 
-/// Looks, when a reader ends, whether the file itself has given all of an object that proved right. Then it is proven, also
-/// for when nobody can be asked any more.
+/// Holds a reader to what the file itself gives, and looks, when it ends, whether that was all of an object that proved right. Then
+/// the file is proven, also for when nobody can be asked any more.
 pub(super) struct Voucher {
     mirror: Arc<Mirror>,
     file: FileInfo,
@@ -111,11 +111,16 @@ impl Voucher {
     pub(super) fn new(mirror: Arc<Mirror>, file: FileInfo, fill: Arc<Fill>) -> Voucher {
         Voucher { mirror, file, fill }
     }
+
+    /// Whether no bytes can have come from elsewhere so far. To be asked when they are there: who else fetches them is noted before.
+    pub(super) fn is_own(&self) -> bool {
+        self.fill.sources.is_only(&self.file)
+    }
 }
 
 impl Drop for Voucher {
     fn drop(&mut self) {
-        if !self.fill.object.is_verified() || !self.fill.sources.is_only(&self.file) {
+        if !self.fill.object.is_verified() || !self.is_own() {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };

@@ -5,7 +5,7 @@
 //! with a few buffers between, however long they are. The client's token goes to `upstream.url` and nowhere else. Nothing is
 //! ever sent twice, since nobody knows whether the first time had an effect.
 
-use super::{HubProxy, Refusal, respond};
+use super::{HubProxy, RETRY_AFTER, Refusal, respond};
 use crate::config::Writes;
 use crate::hub::{HubError, rewrite};
 use http::{Uri, header};
@@ -17,9 +17,9 @@ use std::time::Duration;
 
 /// How long the Hub may take to answer: it makes commits of thousands of files within one request.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(300);
-/// Headers that are about one connection, or for the mirror only.
-const OWN_HEADERS: [&str; 7] =
-    ["connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "upgrade", "accept-encoding"];
+/// Headers that are about one connection, or for the mirror only: a cookie is of whoever shares its address.
+const OWN_HEADERS: [&str; 8] =
+    ["connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "upgrade", "accept-encoding", "cookie"];
 
 impl HubProxy {
     /// Lets a write pass, or says why not.
@@ -31,12 +31,17 @@ impl HubProxy {
         }
     }
 
-    /// Lets a request go upstream as it is, unless there is no upstream.
+    /// Lets a request go upstream as it is, unless there is no upstream, or it is known to be down.
     pub(super) fn may_pass(&self) -> Result<(), Refusal> {
-        match self.mirror.config.upstream.offline {
-            true => Err(HubError::offline().into_refusal()),
-            false => Ok(()),
+        let (upstream, origin) = (&self.mirror.config.upstream, &self.mirror.origin);
+        if upstream.offline {
+            return Err(HubError::offline().into_refusal());
         }
+        if origin.is_down() {
+            let detail = format!("{} is down, and this is passed on to it", origin.base());
+            return Err(HubError::upstream_unavailable(&detail, RETRY_AFTER).into_refusal());
+        }
+        Ok(())
     }
 
     pub(super) fn write_peer(&self) -> HttpPeer {

@@ -11,6 +11,9 @@
 //! Two things are watched, since they have different remedies. *Unreachable*: nothing comes back at all, and nobody should
 //! wait for it. *Failing*: the host says 5xx to everything; connections are fine and bytes may flow, but questions are
 //! useless for a moment and what is kept should be given at once.
+//!
+//! Who may read what is asked all the same until there is proof that the host is gone: that a connection fails, or that such a
+//! question is left without an answer. Any other may be slow by itself, and whoever knows one that is would say when the host is down.
 
 use std::time::{Duration, Instant};
 
@@ -85,6 +88,8 @@ pub(super) struct Breaker {
     /// The last time the host said anything.
     heard_at: Option<Instant>,
     unreachable: Option<Open>,
+    /// Whether there is proof that nothing comes back, since the host last said anything.
+    proven: bool,
     /// Questions answered with 5xx since the last good answer; each once.
     streak: Vec<Subject>,
     failing: Option<Open>,
@@ -126,13 +131,14 @@ impl Open {
 }
 
 impl Breaker {
-    /// May a request go out? `subject` is what a question is about; requests for bytes have none.
-    pub(super) fn admit(&mut self, subject: Option<Subject>, now: Instant) -> Verdict {
-        if let Some(open) = &mut self.unreachable {
+    /// May a request go out? `subject` is what a question is about; requests for bytes have none. A `deciding` one is about who
+    /// may read what.
+    pub(super) fn admit(&mut self, subject: Option<Subject>, deciding: bool, now: Instant) -> Verdict {
+        if let Some(open) = self.unreachable.as_mut().filter(|_| self.proven || !deciding) {
             return open.admit(Reason::Unreachable, now);
         }
         match (&mut self.failing, subject) {
-            (Some(open), Some(subject)) if is_failing(&self.streak, subject) => open.admit(Reason::Failing, now),
+            (Some(open), Some(subject)) if !deciding && is_failing(&self.streak, subject) => open.admit(Reason::Failing, now),
             _ => Verdict::Pass,
         }
     }
@@ -158,6 +164,7 @@ impl Breaker {
         self.heard_at = Some(now);
         self.quick_failures = 0;
         self.given_up.clear();
+        self.proven = false;
         let back = self.unreachable.take().and_then(|open| open.close(now));
         let Some(subject) = subject else { return back };
         if !fails {
@@ -186,15 +193,19 @@ impl Breaker {
         back
     }
 
-    /// Nothing came back for a request sent at `asked_at`.
+    /// Nothing came back for a request sent at `asked_at`. `proof` when that cannot be due to the request itself.
     pub(super) fn failed(
         &mut self,
         subject: Option<Subject>,
         failure: Failure,
         probe: bool,
+        proof: bool,
         asked_at: Instant,
         now: Instant,
     ) -> Option<Change> {
+        // The host has spoken to others meanwhile: this one question is slow, not the host.
+        let has_spoken = self.heard_at.is_some_and(|heard| heard > asked_at);
+        self.proven |= proof && !has_spoken;
         if let Some(open) = &mut self.unreachable {
             if probe {
                 open.probe_failed(now);
@@ -205,8 +216,7 @@ impl Breaker {
         if let Some(open) = self.failing.as_mut().filter(|_| probe) {
             open.probe_failed(now);
         }
-        // The host has spoken to others meanwhile: this one question is slow, not the host.
-        if self.heard_at.is_some_and(|heard| heard > asked_at) {
+        if has_spoken {
             return None;
         }
         let is_enough = match (failure, subject) {
@@ -268,26 +278,26 @@ mod tests {
     fn silence_opens_at_once_and_one_probe_at_a_time_looks_again() {
         let start = Instant::now();
         let mut breaker = Breaker::default();
-        assert_eq!(breaker.admit(Some(A), start), Verdict::Pass);
+        assert_eq!(breaker.admit(Some(A), false, start), Verdict::Pass);
         let now = start + 8 * SECOND;
-        assert_eq!(breaker.failed(None, Failure::Silent, false, start, now), Some(Change::Down(Reason::Unreachable)));
-        assert!(is_refused(breaker.admit(Some(B), now)), "questions");
-        assert!(is_refused(breaker.admit(None, now)), "and bytes");
+        assert_eq!(breaker.failed(None, Failure::Silent, false, true, start, now), Some(Change::Down(Reason::Unreachable)));
+        assert!(is_refused(breaker.admit(Some(B), false, now)), "questions");
+        assert!(is_refused(breaker.admit(None, false, now)), "and bytes");
         // Others that had been asked before it opened fail too; that changes nothing.
-        assert_eq!(breaker.failed(None, Failure::Silent, false, start, now + SECOND / 4), None);
+        assert_eq!(breaker.failed(None, Failure::Silent, false, true, start, now + SECOND / 4), None);
 
         let now = now + WAIT_MIN;
-        assert_eq!(breaker.admit(Some(B), now), Verdict::Probe);
-        assert!(is_refused(breaker.admit(Some(B), now)), "one probe");
-        assert_eq!(breaker.failed(None, Failure::Silent, true, now, now), None);
-        assert!(is_refused(breaker.admit(Some(B), now + WAIT_MIN)), "the wait has doubled");
-        assert_eq!(breaker.admit(Some(B), now + 2 * WAIT_MIN), Verdict::Probe);
+        assert_eq!(breaker.admit(Some(B), false, now), Verdict::Probe);
+        assert!(is_refused(breaker.admit(Some(B), false, now)), "one probe");
+        assert_eq!(breaker.failed(None, Failure::Silent, true, true, now, now), None);
+        assert!(is_refused(breaker.admit(Some(B), false, now + WAIT_MIN)), "the wait has doubled");
+        assert_eq!(breaker.admit(Some(B), false, now + 2 * WAIT_MIN), Verdict::Probe);
         breaker.abandoned();
         let now = now + 2 * WAIT_MIN;
-        assert_eq!(breaker.admit(None, now), Verdict::Probe);
+        assert_eq!(breaker.admit(None, false, now), Verdict::Probe);
         let after = now - (start + 8 * SECOND);
         assert_eq!(breaker.answered(None, false, true, now), Some(Change::Back { after }));
-        assert_eq!(breaker.admit(Some(A), now), Verdict::Pass);
+        assert_eq!(breaker.admit(Some(A), false, now), Verdict::Pass);
         assert!(breaker.is_closed());
     }
 
@@ -295,14 +305,14 @@ mod tests {
     fn the_wait_grows_to_its_bound() {
         let mut now = Instant::now();
         let mut breaker = Breaker::default();
-        breaker.failed(None, Failure::Silent, false, now, now);
+        breaker.failed(None, Failure::Silent, false, true, now, now);
         for _ in 0..20 {
             now += WAIT_MAX;
-            assert_eq!(breaker.admit(None, now), Verdict::Probe);
-            breaker.failed(None, Failure::Quick, true, now, now);
+            assert_eq!(breaker.admit(None, false, now), Verdict::Probe);
+            breaker.failed(None, Failure::Quick, true, true, now, now);
         }
-        assert!(is_refused(breaker.admit(None, now + WAIT_MAX - SECOND)));
-        assert_eq!(breaker.admit(None, now + WAIT_MAX), Verdict::Probe);
+        assert!(is_refused(breaker.admit(None, false, now + WAIT_MAX - SECOND)));
+        assert_eq!(breaker.admit(None, false, now + WAIT_MAX), Verdict::Probe);
     }
 
     #[test]
@@ -310,14 +320,14 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::default();
         for _ in 0..QUICK_FAILURES_MAX - 1 {
-            assert_eq!(breaker.failed(None, Failure::Quick, false, now, now), None);
+            assert_eq!(breaker.failed(None, Failure::Quick, false, true, now, now), None);
         }
         breaker.answered(None, false, false, now);
         for _ in 0..QUICK_FAILURES_MAX - 1 {
-            assert_eq!(breaker.failed(None, Failure::Quick, false, now + SECOND, now + SECOND), None, "in a row");
+            assert_eq!(breaker.failed(None, Failure::Quick, false, true, now + SECOND, now + SECOND), None, "in a row");
         }
         assert_eq!(
-            breaker.failed(None, Failure::Quick, false, now + SECOND, now + SECOND),
+            breaker.failed(None, Failure::Quick, false, true, now + SECOND, now + SECOND),
             Some(Change::Down(Reason::Unreachable))
         );
     }
@@ -327,8 +337,29 @@ mod tests {
         let start = Instant::now();
         let mut breaker = Breaker::default();
         breaker.answered(Some(B), false, false, start + SECOND);
-        assert_eq!(breaker.failed(None, Failure::Silent, false, start, start + 8 * SECOND), None);
-        assert_eq!(breaker.admit(Some(A), start + 8 * SECOND), Verdict::Pass);
+        assert_eq!(breaker.failed(None, Failure::Silent, false, true, start, start + 8 * SECOND), None);
+        assert_eq!(breaker.admit(Some(A), false, start + 8 * SECOND), Verdict::Pass);
+    }
+
+    #[test]
+    fn who_may_read_is_asked_until_there_is_proof() {
+        let start = Instant::now();
+        let mut breaker = Breaker::default();
+        let down = Some(Change::Down(Reason::Unreachable));
+        let now = start + 8 * SECOND;
+        assert_eq!(breaker.failed(Some(A), Failure::Silent, false, false, start, now), down);
+        assert!(is_refused(breaker.admit(Some(A), false, now)));
+        assert_eq!(breaker.admit(Some(B), true, now), Verdict::Pass);
+        assert_eq!(breaker.admit(Some(C), true, now), Verdict::Pass);
+        assert_eq!(breaker.failed(Some(B), Failure::Impatient, false, true, now, now + 5 * SECOND), None);
+        assert!(is_refused(breaker.admit(Some(B), true, now)), "now it is known");
+        assert!(breaker.answered(Some(C), false, false, now + 6 * SECOND).is_some());
+        // The next time as well.
+        let now = now + 20 * SECOND;
+        assert_eq!(breaker.failed(Some(A), Failure::Silent, false, false, now - 8 * SECOND, now), down);
+        assert_eq!(breaker.admit(Some(B), true, now), Verdict::Pass);
+        assert!(matches!(breaker.answered(Some(B), false, false, now), Some(Change::Back { .. })));
+        assert_eq!(breaker.admit(Some(A), false, now), Verdict::Pass);
     }
 
     #[test]
@@ -336,15 +367,15 @@ mod tests {
         let start = Instant::now();
         let mut breaker = Breaker::default();
         for _ in 0..20 {
-            assert_eq!(breaker.failed(Some(A), Failure::Impatient, false, start, start + 3 * SECOND), None);
+            assert_eq!(breaker.failed(Some(A), Failure::Impatient, false, true, start, start + 3 * SECOND), None);
         }
-        assert_eq!(breaker.failed(Some(B), Failure::Impatient, false, start, start + 3 * SECOND), None);
+        assert_eq!(breaker.failed(Some(B), Failure::Impatient, false, true, start, start + 3 * SECOND), None);
         breaker.answered(None, false, false, start + 4 * SECOND);
         let (asked_at, now) = (start + 5 * SECOND, start + 8 * SECOND);
-        assert_eq!(breaker.failed(Some(A), Failure::Impatient, false, asked_at, now), None, "anew");
-        assert_eq!(breaker.failed(Some(B), Failure::Impatient, false, asked_at, now), None);
+        assert_eq!(breaker.failed(Some(A), Failure::Impatient, false, true, asked_at, now), None, "anew");
+        assert_eq!(breaker.failed(Some(B), Failure::Impatient, false, true, asked_at, now), None);
         let down = Some(Change::Down(Reason::Unreachable));
-        assert_eq!(breaker.failed(Some(C), Failure::Impatient, false, asked_at, now), down, "three different ones");
+        assert_eq!(breaker.failed(Some(C), Failure::Impatient, false, true, asked_at, now), down, "three different ones");
     }
 
     #[test]
@@ -354,8 +385,8 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(breaker.answered(Some(A), true, false, now), None);
         }
-        assert_eq!(breaker.admit(Some(A), now), Verdict::Pass);
-        assert_eq!(breaker.admit(Some(B), now), Verdict::Pass);
+        assert_eq!(breaker.admit(Some(A), false, now), Verdict::Pass);
+        assert_eq!(breaker.admit(Some(B), false, now), Verdict::Pass);
     }
 
     #[test]
@@ -366,10 +397,10 @@ mod tests {
         assert_eq!(breaker.answered(Some(of_a(1)), true, false, now), None);
         assert_eq!(breaker.answered(Some(of_a(2)), true, false, now), None);
         assert_eq!(breaker.answered(Some(of_a(3)), true, false, now), None, "the host is not down");
-        assert!(is_refused(breaker.admit(Some(of_a(4)), now)));
-        assert_eq!(breaker.admit(Some(B), now), Verdict::Pass, "another repo");
+        assert!(is_refused(breaker.admit(Some(of_a(4)), false, now)));
+        assert_eq!(breaker.admit(Some(B), false, now), Verdict::Pass, "another repo");
         assert_eq!(breaker.answered(Some(B), false, false, now), None);
-        assert_eq!(breaker.admit(Some(A), now), Verdict::Pass);
+        assert_eq!(breaker.admit(Some(A), false, now), Verdict::Pass);
     }
 
     #[test]
@@ -379,17 +410,17 @@ mod tests {
         breaker.answered(Some(A), true, false, now);
         breaker.answered(Some(B), true, false, now);
         assert_eq!(breaker.answered(Some(C), true, false, now), Some(Change::Down(Reason::Failing)));
-        assert!(is_refused(breaker.admit(Some(Subject { repo: 4, question: 4 }), now)));
-        assert_eq!(breaker.admit(None, now), Verdict::Pass);
+        assert!(is_refused(breaker.admit(Some(Subject { repo: 4, question: 4 }), false, now)));
+        assert_eq!(breaker.admit(None, false, now), Verdict::Pass);
         // Bytes that flow say nothing about questions.
         assert_eq!(breaker.answered(None, false, false, now), None);
-        assert!(is_refused(breaker.admit(Some(A), now)));
+        assert!(is_refused(breaker.admit(Some(A), false, now)));
         let now = now + WAIT_MIN;
-        assert_eq!(breaker.admit(Some(A), now), Verdict::Probe);
+        assert_eq!(breaker.admit(Some(A), false, now), Verdict::Probe);
         assert_eq!(breaker.answered(Some(A), true, true, now), None);
-        assert!(is_refused(breaker.admit(Some(A), now + WAIT_MIN)));
-        assert_eq!(breaker.admit(Some(B), now + 2 * WAIT_MIN), Verdict::Probe);
+        assert!(is_refused(breaker.admit(Some(A), false, now + WAIT_MIN)));
+        assert_eq!(breaker.admit(Some(B), false, now + 2 * WAIT_MIN), Verdict::Probe);
         assert!(matches!(breaker.answered(Some(B), false, true, now + 2 * WAIT_MIN), Some(Change::Back { .. })));
-        assert_eq!(breaker.admit(Some(C), now + 2 * WAIT_MIN), Verdict::Pass);
+        assert_eq!(breaker.admit(Some(C), false, now + 2 * WAIT_MIN), Verdict::Pass);
     }
 }

@@ -158,14 +158,14 @@ impl Client {
                 let (waited, connected) = (pass.waited(), connected.into_inner());
                 let is_long = waited >= self.silent_min;
                 match error {
-                    SourceError::Unreachable { cause, .. } if is_long => pass.failed(Failure::Silent, cause),
+                    SourceError::Unreachable { cause, .. } if is_long => pass.failed(Failure::Silent, false, cause),
                     // A block may be slow while the CDN fetches it, so its silence alone is a weaker sign.
-                    SourceError::Timeout { cause, .. } if ask.subject.is_none() => pass.failed(Failure::Quick, cause),
+                    SourceError::Timeout { cause, .. } if ask.subject.is_none() => pass.failed(Failure::Quick, connected, cause),
                     SourceError::Timeout { cause, .. } if waited >= self.silent_max || (is_long && !connected) => {
-                        pass.failed(Failure::Silent, cause);
+                        pass.failed(Failure::Silent, connected, cause);
                     }
-                    SourceError::Timeout { cause, .. } if is_long => pass.failed(Failure::Impatient, cause),
-                    SourceError::Unreachable { cause, .. } => pass.failed(Failure::Quick, cause),
+                    SourceError::Timeout { cause, .. } if is_long => pass.failed(Failure::Impatient, connected, cause),
+                    SourceError::Unreachable { cause, .. } => pass.failed(Failure::Quick, false, cause),
                     // Given up before it could be slow; or something is there and speaks nonsense. The pass is given back as if
                     // it had not been used.
                     _ => {}

@@ -38,6 +38,7 @@ pub(super) struct Pass {
     host: Arc<Host>,
     subject: Option<Subject>,
     probe: bool,
+    deciding: bool,
     asked_at: Instant,
     told: bool,
 }
@@ -82,11 +83,12 @@ impl Hosts {
         }
     }
 
-    /// Lets a request go out, or says since when the host is down. A deciding question goes out although others are answered with 5xx.
+    /// Lets a request go out, or says since when the host is down. A deciding question goes out although others are answered with
+    /// 5xx, and until it is proven that there is no answer to any.
     pub(super) fn admit(&self, url: &Url, subject: Option<Subject>, deciding: bool) -> Result<Pass, SourceError> {
         let host = self.host(url);
         let now = Instant::now();
-        let verdict = host.state().0.admit(subject.filter(|_| !deciding), now);
+        let verdict = host.state().0.admit(subject, deciding, now);
         let probe = match verdict {
             Verdict::Pass => false,
             Verdict::Probe => true,
@@ -95,7 +97,7 @@ impl Hosts {
                 return Err(host.closed(reason, now - since, retry_in));
             }
         };
-        Ok(Pass { host, subject, probe, asked_at: now, told: false })
+        Ok(Pass { host, subject, probe, deciding, asked_at: now, told: false })
     }
 
     /// An error while the host wants to be left alone with what is about `thing`.
@@ -195,13 +197,14 @@ impl Pass {
         self.host.tell(change);
     }
 
-    /// The host did not answer.
-    pub(super) fn failed(mut self, failure: Failure, cause: &str) {
+    /// The host did not answer; `connected` if only that is missing.
+    pub(super) fn failed(mut self, failure: Failure, connected: bool, cause: &str) {
         self.told = true;
+        let proof = self.deciding || !connected;
         let change = {
             let mut state = self.host.state();
             state.1 = cause.to_owned();
-            state.0.failed(self.subject, failure, self.probe, self.asked_at, Instant::now())
+            state.0.failed(self.subject, failure, self.probe, proof, self.asked_at, Instant::now())
         };
         self.host.tell(change);
     }

@@ -184,6 +184,11 @@ impl Origin {
         Asking::new(self).within(timeout)
     }
 
+    /// The longest that a question may take.
+    pub fn question_timeout(&self) -> Duration {
+        self.question_timeout
+    }
+
     /// Whether the operator gave a token of their own.
     pub fn has_operator_token(&self) -> bool {
         self.operator.is_some()

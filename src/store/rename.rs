@@ -1,7 +1,9 @@
 //! A repo that the Hub renamed: all that is kept of it goes to its present name, so that there is one repo here as well.
 
 use super::{
-    Store, StoreError, hash, pins, place, records,
+    Store, StoreError, hash,
+    noes::ACCESS_FILE,
+    pins, place, records,
     sweep::{remove_empty, remove_file, remove_up},
     view::{View, each_symlink, entries, linked_oid},
 };
@@ -14,11 +16,12 @@ const NAMING: &str = "info-";
 const HASH_LEN: usize = 16;
 
 impl Store {
-    /// Gives what is kept of `old` to `new`: links, answers, listings, revisions, pins. What `new` has already stays.
+    /// Gives what is kept of `old` to `new`: links, answers, listings, revisions, pins. What `new` has already stays, unless that
+    /// name was another repo's: then what was known of that one goes first, and `forgotten` is called.
     ///
     /// Broken off in the middle, the next call goes on. Nothing is left at the old name, least of all who was let in there: the
     /// name may be another repo's one day. BLOCKING; as long as a look at each link.
-    pub fn rename_repo(&self, old: &RepoId, new: &RepoId) -> Result<(), StoreError> {
+    pub fn rename_repo(&self, old: &RepoId, new: &RepoId, forgotten: impl FnOnce()) -> Result<(), StoreError> {
         if old == new || self.read_only().is_some() {
             return Ok(());
         }
@@ -27,8 +30,16 @@ impl Store {
             return Ok(());
         }
         let view = self.view();
-        let link_count = self.move_links(&view, old, new)?;
         let (from, to) = (self.place.api(old), self.place.api(new));
+        if self.are_two(old, new)? {
+            log::info!("forgot what was known of repo={new}, whose name is now that of what was {old}");
+            self.refs().forget(new);
+            if from.join(ACCESS_FILE).exists() {
+                self.place.remove(&to.join(ACCESS_FILE))?;
+            }
+            forgotten();
+        }
+        let link_count = self.move_links(&view, old, new)?;
         for dir in ["commits", "refs"] {
             for (path, kind) in entries(&from.join(dir))? {
                 if kind.is_file() {
@@ -43,7 +54,7 @@ impl Store {
             }
         }
         self.place.noes().rename(&from, &to);
-        self.move_file(&from.join("access.json"), &to.join("access.json"))?;
+        self.move_file(&from.join(ACCESS_FILE), &to.join(ACCESS_FILE))?;
         self.refs().rename_accepted(old, new)?;
         remove_up(&from, &self.root().join("api"));
         let pin_count = pins::rename(self.root(), old, new)?;
@@ -52,6 +63,16 @@ impl Store {
             log::info!("renamed repo={old} to={new} links={link_count} pins={pin_count}");
         }
         Ok(())
+    }
+
+    /// Whether the two names were those of two repos, or may have been and not everybody may read both: those who may read the
+    /// one shall not be given the other. BLOCKING.
+    fn are_two(&self, old: &RepoId, new: &RepoId) -> Result<bool, StoreError> {
+        let (Some(moved), Some(there)) = (self.refs().get_access(old)?, self.refs().get_access(new)?) else { return Ok(false) };
+        Ok(match (moved.identity, there.identity) {
+            (Some(moved), Some(there)) => moved != there,
+            _ => !(moved.open && there.open),
+        })
     }
 
     /// Makes each link anew: how far it goes up depends on the name. Returns how many there were.
