@@ -394,7 +394,7 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
         Verb::Status { url, repos: None, format } => {
             let url: Option<Uri> = noted(url.parse().map_err(|error| format!("--url `{url}`: {error}")), &mut mistakes);
             if let Some(url) = url.as_ref().filter(|url| url.scheme_str() != Some("http") || url.host().is_none()) {
-                mistakes.push(format!("--url `{url}`: write http://HOST:PORT; the mirror itself speaks no TLS"));
+                mistakes.push(format!("--url `{url}`: write http://HOST:PORT, the address of server.listen; this command speaks no TLS"));
             }
             url.map(|url| Command::Status(url, format.into()))
         }

@@ -118,7 +118,12 @@ fn table(status: &Status, work: &Work) -> String {
     ]);
     table.row([
         "traffic".into(),
-        format!("{} to clients, {} from upstream", bytes(activity.sent.to_clients), bytes(activity.sent.from_upstream)),
+        format!(
+            "{} to clients, {} from upstream; {} of files saved",
+            bytes(activity.sent.to_clients),
+            bytes(activity.sent.from_upstream),
+            bytes(activity.saved_len())
+        ),
     ]);
     let hits = activity.hit_percent().map_or("-".to_owned(), |percent| format!("{percent}% of the blocks that were wanted"));
     table.row(["hits".into(), hits]);

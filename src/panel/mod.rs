@@ -51,6 +51,7 @@ use shelf::{Shelf, Sort};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 use tokio::sync::Semaphore;
 
@@ -84,6 +85,7 @@ pub struct Panel {
     address: SocketAddr,
     began: Instant,
     began_at: SystemTime,
+    is_ending: AtomicBool,
 }
 
 /// The body of a request that names repos.
@@ -143,6 +145,7 @@ impl Panel {
             address,
             began: Instant::now(),
             began_at: SystemTime::now(),
+            is_ending: AtomicBool::new(false),
         })
     }
 
@@ -174,6 +177,16 @@ impl Panel {
             }
         }
         response
+    }
+
+    /// Notes that the server has been told to end.
+    pub fn announce_end(&self) {
+        self.is_ending.store(true, Ordering::Release);
+    }
+
+    /// Tells whether the server has been told to end, so that who has another mirror should go there.
+    pub fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
     }
 
     /// Ends what the panel runs: the server is about to end.

@@ -119,9 +119,12 @@ impl Store {
 
     /// Makes sure that `len` bytes more can be kept without passing a limit, evicting if it must. BLOCKING when it must.
     ///
+    /// `held_len` is what the object that they are for takes already: one that would be larger than the whole cache gets no more, and
+    /// nothing goes for it.
+    ///
     /// `false`: there is no such room, for what is kept is pinned, in use or too little; serve without keeping. Nothing is
     /// reserved, so ask shortly before writing, and not for more than that.
-    pub fn make_room(&self, len: u64) -> Result<bool, StoreError> {
+    pub fn make_room(&self, len: u64, held_len: u64) -> Result<bool, StoreError> {
         let limits = self.limits();
         if !limits.are_set() || limits.need(&self.level()?, len).is_none() {
             return Ok(true);
@@ -132,8 +135,8 @@ impl Store {
         if passes.fruitless.is_some_and(|at| at.elapsed() < FRUITLESS_PAUSE) {
             return Ok(false);
         }
-        if need.reason == Reason::MaxSize && len > limits.kept_len_max {
-            // Larger than the whole cache: all would go, and it would still not fit.
+        if need.reason == Reason::MaxSize && len.saturating_add(held_len) > limits.kept_len_max {
+            // All else would go, and it would still not fit.
             return Ok(false);
         }
         let pass = self.pass_alone(&mut passes, &PassOptions { coming_len: len, sweep: Sweep::Nothing })?;

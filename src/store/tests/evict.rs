@@ -145,7 +145,7 @@ fn what_is_used_or_pinned_stays() {
     assert_eq!([used, pinned, at_main, free].map(|oid| shelf.has(&oid)), [true, true, true, false], "{pass:?}");
     assert_eq!((pass.in_use_count, pass.pinned_count, pass.falls_short()), (1, 2, true));
     assert!(!shelf.link("a/free").exists() && shelf.link("a/pinned").exists());
-    assert!(!shelf.store.make_room(1).unwrap());
+    assert!(!shelf.store.make_room(1, 0).unwrap());
 
     // The pin of a branch holds where it points now.
     shelf.store.refs().put_ref(&repo("a/main"), "main", &commit('d'), SystemTime::now()).unwrap();
@@ -205,9 +205,10 @@ fn room_is_made_for_what_comes() {
     let old = shelf.keep("a/old", 2, 9, 9);
     shelf.limit(Strategy::Lru, room(3));
     assert!(!shelf.store.needs_pass().unwrap());
-    assert!(shelf.store.make_room(MIB).unwrap() && shelf.has(&old));
-    assert!(!shelf.store.make_room(9 * MIB).unwrap() && shelf.has(&old), "not for what could never fit");
-    let made = shelf.store.make_room(3 * MIB).unwrap();
+    assert!(shelf.store.make_room(MIB, 0).unwrap() && shelf.has(&old));
+    assert!(!shelf.store.make_room(9 * MIB, 0).unwrap() && shelf.has(&old), "not for what could never fit");
+    assert!(!shelf.store.make_room(2 * MIB, 7 * MIB).unwrap() && shelf.has(&old), "nor for more of what does not");
+    let made = shelf.store.make_room(3 * MIB, 0).unwrap();
     assert!(made && !shelf.has(&old), "{made} {}", shelf.store.kept_len());
     assert!(shelf.store.kept_len() < MIB);
 
