@@ -5,6 +5,7 @@
 
 use crate::{
     commands::{
+        condition::Condition,
         export::Export,
         import::{Import, Layout},
         keep::{Chosen, Rm},
@@ -31,7 +32,7 @@ pub enum Command {
     Pull(Config, Pull),
     Ls(Config, Ls),
     Rm(Config, Rm),
-    Gc { config: Config, dry_run: bool },
+    Gc { config: Config, dry_run: bool, format: Format },
     Verify(Config, Verify),
     Pin { config: Config, chosen: Chosen, lift: bool },
     Import(Config, Import),
@@ -105,15 +106,19 @@ enum Verb {
         /// List each file on a line of its own.
         #[arg(long, conflicts_with = "revisions")]
         files: bool,
-        /// The order: the largest on disk first, the last read first, or by name.
-        #[arg(long, value_name = "KEY", value_enum, default_value = "name")]
-        sort: SortKey,
-        /// How to print.
-        #[arg(long, value_name = "FORMAT", value_enum, default_value = "table")]
-        format: FormatName,
-        /// Print names only: --format quiet.
-        #[arg(long, short, conflicts_with = "format")]
-        quiet: bool,
+        /// Only repositories for which this holds: size>10GB (on disk), accessed>30d (not read for so long), type=dataset, complete=false,
+        /// pinned=true; with > >= < <= = !=. May be given again; then all must hold.
+        #[arg(long = "filter", short = 'f', value_name = "CONDITION")]
+        conditions: Vec<String>,
+        /// The order: size (the largest on disk first), used (the last read first; accessed means the same), name; with :asc or :desc the
+        /// other way round.
+        #[arg(long, value_name = "KEY", default_value = "name")]
+        sort: String,
+        /// List no more than so many repositories, the first ones of the order.
+        #[arg(long, value_name = "COUNT")]
+        limit: Option<usize>,
+        #[command(flatten)]
+        shown: Shown,
         #[command(flatten)]
         settings: Settings,
     },
@@ -128,6 +133,8 @@ enum Verb {
         #[arg(long, short)]
         yes: bool,
         #[command(flatten)]
+        shown: Shown,
+        #[command(flatten)]
         settings: Settings,
     },
     /// Evict what passes the limits of `eviction.*`, and clear away what leads nowhere.
@@ -137,6 +144,8 @@ enum Verb {
         /// Say what would go and leave it.
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        shown: Shown,
         #[command(flatten)]
         settings: Settings,
     },
@@ -151,6 +160,8 @@ enum Verb {
         /// Drop what is broken, so that it is fetched again.
         #[arg(long)]
         repair: bool,
+        #[command(flatten)]
+        shown: Shown,
         #[command(flatten)]
         settings: Settings,
     },
@@ -193,6 +204,8 @@ enum Verb {
         #[arg(long, env = "HF_TOKEN", hide_env_values = true)]
         token: Option<String>,
         #[command(flatten)]
+        shown: Shown,
+        #[command(flatten)]
         settings: Settings,
     },
     /// Write repositories into one tar, for a site without a network. Read it there with `load`.
@@ -202,6 +215,8 @@ enum Verb {
         /// The tar; `-` writes to stdout.
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,
+        #[command(flatten)]
+        shown: Shown,
         #[command(flatten)]
         settings: Settings,
     },
@@ -213,6 +228,8 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
+        shown: Shown,
+        #[command(flatten)]
         settings: Settings,
     },
     /// Ask a running mirror whether it is well, and with --repos what it is doing.
@@ -223,9 +240,8 @@ enum Verb {
         /// Ask the server of this directory instead, about itself and its disk.
         #[arg(long, value_name = "DIR", conflicts_with = "url")]
         repos: Option<PathBuf>,
-        /// How to print.
-        #[arg(long, value_name = "FORMAT", value_enum, default_value = "table")]
-        format: FormatName,
+        #[command(flatten)]
+        shown: Shown,
     },
     /// Print a script that completes this program's commands and flags in a shell.
     Completions {
@@ -265,25 +281,32 @@ struct Settings {
     sets: Vec<String>,
 }
 
+/// How the outcome is printed.
+#[derive(Debug, Args)]
+struct Shown {
+    /// For people, as one JSON value, or no more than names for the next command.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "table")]
+    format: FormatName,
+    /// The same as --format json.
+    #[arg(long, conflicts_with_all = ["format", "quiet"])]
+    json: bool,
+    /// The same as --format quiet.
+    #[arg(long, short, conflicts_with = "format")]
+    quiet: bool,
+}
+
 /// Some repositories.
 #[derive(Debug, Args)]
 struct Named {
-    /// The repositories: owner/name, or datasets/owner/name as `ls` prints them.
+    /// The repositories: owner/name, or datasets/owner/name as `ls` prints them; each with @revision if only that one is meant.
     #[arg(value_name = "REPO", required = true)]
     names: Vec<String>,
     /// What kind they are of [default: model].
     #[arg(long = "type", value_name = "TYPE", value_enum)]
     kind: Option<Kind>,
-    /// Branch, tag or commit; without it all of each repository is meant.
+    /// Branch, tag or commit, where they do not say so themselves; without it all of each repository is meant.
     #[arg(long)]
     revision: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum SortKey {
-    Size,
-    Used,
-    Name,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -305,6 +328,7 @@ enum Kind {
     Model,
     Dataset,
     Space,
+    Kernel,
 }
 
 /// Reads this process's command line. On a mistake in its form clap says so and ends the process with code 2; mistakes in what
@@ -337,7 +361,7 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
             let authorization = authorization(token, &mut mistakes);
             Some(Command::Pull(config, Pull { repos: named, wanted, authorization }))
         }
-        Verb::Ls { filter, revisions, files, sort, format, quiet, settings } => {
+        Verb::Ls { filter, revisions, files, conditions, sort, limit, shown, settings } => {
             let config = settings.read(&mut mistakes);
             let filter = filter.and_then(|filter| noted(Filter::parse(&filter), &mut mistakes));
             let depth = match (revisions, files) {
@@ -345,23 +369,21 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
                 (true, _) => Depth::Revisions,
                 _ => Depth::Repos,
             };
-            let sort = match sort {
-                SortKey::Size => Sort::Size,
-                SortKey::Used => Sort::Used,
-                SortKey::Name => Sort::Name,
-            };
-            let format = if quiet { Format::Quiet } else { format.into() };
-            Some(Command::Ls(config, Ls { filter, depth, sort, format }))
+            let conditions = conditions.iter().filter_map(|text| noted(Condition::parse(text), &mut mistakes)).collect();
+            let (sort, reversed) = noted(order(&sort), &mut mistakes).unwrap_or_default();
+            Some(Command::Ls(config, Ls { filter, conditions, depth, sort, reversed, limit, format: shown.format() }))
         }
-        Verb::Rm { named, dry_run, yes, settings } => {
+        Verb::Rm { named, dry_run, yes, shown, settings } => {
             let config = settings.read(&mut mistakes);
-            Some(Command::Rm(config, Rm { chosen: named.read(&mut mistakes), dry_run, yes }))
+            Some(Command::Rm(config, Rm { chosen: named.read(&mut mistakes), dry_run, yes, format: shown.format() }))
         }
-        Verb::Gc { dry_run, settings } => Some(Command::Gc { config: settings.read(&mut mistakes), dry_run }),
-        Verb::Verify { names, kind, repair, settings } => {
+        Verb::Gc { dry_run, shown, settings } => {
+            Some(Command::Gc { config: settings.read(&mut mistakes), dry_run, format: shown.format() })
+        }
+        Verb::Verify { names, kind, repair, shown, settings } => {
             let config = settings.read(&mut mistakes);
             let repos = names.iter().filter_map(|text| noted(repo(kind, text), &mut mistakes)).collect();
-            Some(Command::Verify(config, Verify { repos, repair }))
+            Some(Command::Verify(config, Verify { repos, repair, format: shown.format() }))
         }
         Verb::Pin { named, settings } => {
             let config = settings.read(&mut mistakes);
@@ -371,7 +393,7 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
             let config = settings.read(&mut mistakes);
             Some(Command::Pin { config, chosen: named.read(&mut mistakes), lift: true })
         }
-        Verb::Import { dir, filter, from, dry_run, open, offline, token, settings } => {
+        Verb::Import { dir, filter, from, dry_run, open, offline, token, shown, settings } => {
             let mut config = settings.read(&mut mistakes);
             set(&mut config, "upstream.offline", offline.then_some("true"), &mut mistakes);
             let filter = filter.and_then(|filter| noted(Filter::parse(&filter), &mut mistakes));
@@ -381,22 +403,26 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
                 LayoutName::Huggingface => Layout::HuggingFace,
             });
             let authorization = authorization(token, &mut mistakes);
-            Some(Command::Import(config, Import { dir, from, filter, dry_run, open, authorization }))
+            Some(Command::Import(config, Import { dir, from, filter, dry_run, open, authorization, format: shown.format() }))
         }
-        Verb::Export { named, output, settings } => {
+        Verb::Export { named, output, shown, settings } => {
             let config = settings.read(&mut mistakes);
-            Some(Command::Export(config, Export { chosen: named.read(&mut mistakes), output }))
+            let format = shown.format();
+            if format != Format::Table && output == Path::new("-") {
+                mistakes.push("--output -: the tar takes stdout, where --format json and quiet are written too; name a file".to_owned());
+            }
+            Some(Command::Export(config, Export { chosen: named.read(&mut mistakes), output, format }))
         }
-        Verb::Load { file, dry_run, settings } => {
-            Some(Command::Load(settings.read(&mut mistakes), Load { input: file, dry_run }))
+        Verb::Load { file, dry_run, shown, settings } => {
+            Some(Command::Load(settings.read(&mut mistakes), Load { input: file, dry_run, format: shown.format() }))
         }
-        Verb::Status { repos: Some(root), format, .. } => Some(Command::StatusOf(root, format.into())),
-        Verb::Status { url, repos: None, format } => {
+        Verb::Status { repos: Some(root), shown, .. } => Some(Command::StatusOf(root, shown.format())),
+        Verb::Status { url, repos: None, shown } => {
             let url: Option<Uri> = noted(url.parse().map_err(|error| format!("--url `{url}`: {error}")), &mut mistakes);
             if let Some(url) = url.as_ref().filter(|url| url.scheme_str() != Some("http") || url.host().is_none()) {
                 mistakes.push(format!("--url `{url}`: write http://HOST:PORT, the address of server.listen; this command speaks no TLS"));
             }
-            url.map(|url| Command::Status(url, format.into()))
+            url.map(|url| Command::Status(url, shown.format()))
         }
         Verb::Completions { shell } => Some(Command::Completions(shell)),
         Verb::Man { command, dir } => {
@@ -416,11 +442,41 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
     }
 }
 
+impl Shown {
+    fn format(&self) -> Format {
+        match self {
+            Shown { quiet: true, .. } => Format::Quiet,
+            Shown { json: true, .. } => Format::Json,
+            Shown { format, .. } => (*format).into(),
+        }
+    }
+}
+
 impl Named {
     fn read(&self, mistakes: &mut Vec<String>) -> Chosen {
-        let repos = self.names.iter().filter_map(|text| noted(repo(self.kind, text), mistakes)).collect();
-        let revision = self.revision.as_ref().and_then(|revision| noted(Revision::parse(revision), mistakes));
-        Chosen { repos, revision }
+        let read = |text: &String| match (text.contains('@'), &self.revision) {
+            (false, None) => Ok((repo(self.kind, text)?, None)),
+            (_, revision) => {
+                let (repo, revision) = repo_at(self.kind, text, revision.as_deref().unwrap_or_default())?;
+                Ok::<_, String>((repo, Some(revision)))
+            }
+        };
+        Chosen { named: self.names.iter().filter_map(|text| noted(read(text), mistakes)).collect() }
+    }
+}
+
+/// Reads the order of a list, and whether it is the other way round than usual: the largest and the latest come first, names in theirs.
+fn order(text: &str) -> Result<(Sort, bool), String> {
+    let (key, way) = text.split_once(':').unwrap_or((text, ""));
+    let (sort, usual) = match key {
+        "size" => (Sort::Size, "desc"),
+        "used" | "accessed" => (Sort::Used, "desc"),
+        "name" => (Sort::Name, "asc"),
+        _ => return Err(format!("--sort `{text}`: write size, used (or accessed) or name, perhaps with :asc or :desc")),
+    };
+    match way {
+        "" | "asc" | "desc" => Ok((sort, !way.is_empty() && way != usual)),
+        _ => Err(format!("--sort `{text}`: after the colon write asc or desc")),
     }
 }
 
@@ -586,6 +642,7 @@ impl From<Kind> for RepoKind {
             Kind::Model => RepoKind::Model,
             Kind::Dataset => RepoKind::Dataset,
             Kind::Space => RepoKind::Space,
+            Kind::Kernel => RepoKind::Kernel,
         }
     }
 }

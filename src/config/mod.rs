@@ -20,6 +20,7 @@ pub use key::Key;
 pub use mistake::Mistake;
 pub use network::Network;
 pub use pattern::Pattern;
+pub(crate) use unit::{parse_size, parse_time};
 
 use std::fmt;
 use std::path::PathBuf;

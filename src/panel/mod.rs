@@ -382,7 +382,7 @@ impl Panel {
         }
         let request = admin::Request::Remove { scopes: scopes.iter().map(WireScope::from).collect() };
         let answer = self.order(&request)?;
-        chosen.repos.iter().for_each(|repo| self.shelf.look_at(repo));
+        chosen.named.iter().for_each(|(repo, _)| self.shelf.look_at(repo));
         Ok(answer)
     }
 
@@ -406,7 +406,7 @@ impl Panel {
     fn pin(&self, chosen: &Chosen, lift: bool) -> Result<Value, HubError> {
         let view = self.view();
         let pins: Vec<Pin> =
-            chosen.repos.iter().map(|repo| Pin { repo: repo.clone(), revision: chosen.revision.clone() }).collect();
+            chosen.named.iter().map(|(repo, revision)| Pin { repo: repo.clone(), revision: revision.clone() }).collect();
         let (add, remove) = if lift { (&[][..], &pins[..]) } else { (&pins[..], &[][..]) };
         view.change_pins(add, remove).map_err(broken)?;
         log::info!(
@@ -414,7 +414,7 @@ impl Panel {
             if lift { "unpinned" } else { "pinned" },
             pins.iter().map(Pin::to_string).collect::<Vec<_>>().join(",")
         );
-        chosen.repos.iter().for_each(|repo| self.shelf.look_at(repo));
+        chosen.named.iter().for_each(|(repo, _)| self.shelf.look_at(repo));
         let kept = view.pins().map_err(broken)?;
         Ok(json!({ "pins": kept.iter().map(Pin::to_string).collect::<Vec<_>>() }))
     }
@@ -507,9 +507,9 @@ impl Named {
         if self.repos.is_empty() {
             return Err(HubError::bad_request("repos is empty: name at least one, such as models/org/name"));
         }
-        let repos = self.repos.iter().map(|text| repo_of(text)).collect::<Result<_, _>>()?;
         let revision = self.revision.filter(|text| !text.is_empty()).map(|text| Revision::parse(&text)).transpose()?;
-        Ok((Chosen { repos, revision }, self.dry_run))
+        let named = self.repos.iter().map(|text| Ok((repo_of(text)?, revision.clone()))).collect::<Result<_, HubError>>()?;
+        Ok((Chosen { named }, self.dry_run))
     }
 }
 
