@@ -99,7 +99,11 @@ pub fn pin(view: &View, chosen: &Chosen, lift: bool) -> ExitCode {
         let (add, remove) = if lift { (&[][..], &pins[..]) } else { (&pins[..], &[][..]) };
         let kept = view.pins().map_err(text)?;
         if let Some(unknown) = remove.iter().find(|pin| !kept.contains(pin)) {
-            return Err(format!("{unknown} is not pinned"));
+            let others: Vec<String> = kept.iter().filter(|pin| pin.repo == unknown.repo).map(Pin::to_string).collect();
+            return Err(match others.is_empty() {
+                true => format!("{unknown} is not pinned"),
+                false => format!("{unknown} is not pinned; what is: {}", others.join(", ")),
+            });
         }
         view.change_pins(add, remove).map_err(text)?;
         let word = if lift { "unpinned" } else { "pinned" };
@@ -130,7 +134,7 @@ pub(crate) fn scopes(view: &View, chosen: &Chosen) -> Result<Vec<Scope>, String>
         }
         scopes.push(Scope { repo: repo.clone(), commit });
     }
-    if unknown.is_empty() { Ok(scopes) } else { Err(format!("not kept here: {}", unknown.join(", "))) }
+    if unknown.is_empty() { Ok(scopes) } else { Err(format!("not kept here: {}; `dingospeed ls --revisions` shows what is", unknown.join(", "))) }
 }
 
 /// As it is named on the command line.

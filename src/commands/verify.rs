@@ -94,7 +94,7 @@ fn objects(view: &View, repos: &[RepoId]) -> Result<Vec<(Oid, u64)>, String> {
         let repo = &view.present(name).map_err(text)?;
         let commits = view.commits(repo).map_err(text)?;
         if commits.is_empty() {
-            return Err(format!("not kept here: {repo}"));
+            return Err(format!("not kept here: {repo}; `dingospeed ls` shows what is"));
         }
         for commit in commits {
             view.each_link(repo, &commit, |_, oid| {
