@@ -454,14 +454,15 @@ impl Shown {
 
 impl Named {
     fn read(&self, mistakes: &mut Vec<String>) -> Chosen {
-        let read = |text: &String| match (text.contains('@'), &self.revision) {
-            (false, None) => Ok((repo(self.kind, text)?, None)),
-            (_, revision) => {
-                let (repo, revision) = repo_at(self.kind, text, revision.as_deref().unwrap_or_default())?;
-                Ok::<_, String>((repo, Some(revision)))
-            }
+        let read = |text: &String| match text.contains('@') {
+            true => repo_at(self.kind, text, "").map(|(repo, revision)| (repo, Some(revision))),
+            false => repo(self.kind, text).map(|repo| (repo, None)),
         };
-        Chosen { named: self.names.iter().filter_map(|text| noted(read(text), mistakes)).collect() }
+        let mut named: Vec<_> = self.names.iter().filter_map(|text| noted(read(text), mistakes)).collect();
+        if let Some(revision) = self.revision.as_ref().and_then(|revision| noted(Revision::parse(revision), mistakes)) {
+            named.iter_mut().for_each(|(_, own)| drop(own.get_or_insert_with(|| revision.clone())));
+        }
+        Chosen { named }
     }
 }
 
@@ -710,6 +711,36 @@ mod tests {
         assert!(told.len() == 2 && told[0].contains(":1: ") && told[1].contains(":3: "), "{told:?}");
         fs::write(&list, "# none\n").unwrap();
         assert!(line(&format!("x pull --list {}", list.path().display())).unwrap_err()[0].contains("names no repo"));
+    }
+
+    #[test]
+    fn a_revision_stands_behind_its_repo_or_is_that_of_all() {
+        let named = |words: &str| {
+            let Ok(Command::Rm(_, rm)) = line(words) else { panic!("{words}") };
+            let text = |(repo, revision): &(RepoId, Option<Revision>)| match revision {
+                Some(revision) => format!("{repo}@{revision}"),
+                None => repo.to_string(),
+            };
+            rm.chosen.named.iter().map(text).collect::<Vec<_>>()
+        };
+        assert_eq!(named("x rm a datasets/o/d@v1"), ["models/a", "datasets/o/d@v1"]);
+        assert_eq!(named("x rm a datasets/o/d@v1 --revision dev"), ["models/a@dev", "datasets/o/d@v1"]);
+        assert_eq!(named("x rm o/k --type kernel"), ["kernels/o/k"]);
+    }
+
+    #[test]
+    fn an_order_is_named_as_hf_cache_names_it() {
+        fn check(text: &str, expected: Option<(Sort, bool)>) {
+            assert_eq!(order(text).ok(), expected, "{text}");
+        }
+        check("size", Some((Sort::Size, false)));
+        check("size:desc", Some((Sort::Size, false)));
+        check("size:asc", Some((Sort::Size, true)));
+        check("accessed:asc", Some((Sort::Used, true)));
+        check("name:asc", Some((Sort::Name, false)));
+        check("name:desc", Some((Sort::Name, true)));
+        check("weight", None);
+        check("size:up", None);
     }
 
     #[test]

@@ -167,8 +167,9 @@ fn removed(removed: &Removed) -> String {
 
 fn evicted(evicted: &Evicted) -> String {
     let reason = evicted.reason.as_ref().map_or("no limit is passed".to_owned(), |reason| format!("by eviction.{reason}"));
+    let parts = if evicted.parts > 0 { format!(" and {}", counted(evicted.parts, "part")) } else { String::new() };
     format!(
-        "{} of {}, {} of {} on disk ({reason}; {} in use, {} pinned); {} of {} from quarantine; {} that led nowhere",
+        "{} of {}{parts}, {} of {} on disk ({reason}; {} in use, {} pinned); {} of {} from quarantine; {} that led nowhere",
         evicted.objects,
         counted(evicted.kept_objects, "object"),
         HumanBytes(evicted.bytes),

@@ -210,6 +210,11 @@ impl Fill {
         }
     }
 
+    /// Notes that a reader was given these bytes.
+    pub(super) fn touch_span(&self, span: Range<u64>) {
+        self.store.touch_span(&self.object, span);
+    }
+
     /// Whether there is room for `len` bytes more without evicting anything. Blocking.
     pub(super) fn has_room(&self, len: u64) -> Result<bool, MirrorError> {
         let limits = self.store.limits();
