@@ -460,7 +460,9 @@ impl Named {
         };
         let mut named: Vec<_> = self.names.iter().filter_map(|text| noted(read(text), mistakes)).collect();
         if let Some(revision) = self.revision.as_ref().and_then(|revision| noted(Revision::parse(revision), mistakes)) {
-            named.iter_mut().for_each(|(_, own)| drop(own.get_or_insert_with(|| revision.clone())));
+            for (_, own) in &mut named {
+                own.get_or_insert_with(|| revision.clone());
+            }
         }
         Chosen { named }
     }

@@ -1,5 +1,5 @@
 //! An eviction pass: measures what is kept, and when a limit is passed removes what the strategy names, down to the low
-//! water mark.
+//! water mark. Whole objects go; of those that are not whole, LRU takes the parts that nobody has read for long ([`super::heat`]).
 //!
 //! A pass costs a stat per object, which is nearly all of it; the plan is a sort. A million objects on ext4 take 0.5 s of CPU of
 //! our own (not optimised), 2.5 s of the kernel's, and 90 MiB; far longer when the disk has to be asked for each. It runs on a schedule, when the running
