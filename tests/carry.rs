@@ -64,7 +64,11 @@ async fn a_repo_is_carried_to_a_site_without_a_hub() {
 
     let (stderr, stdout) = setup.ok("here", &["export", "acme/open", "datasets/acme/shut", "-o", &tar, "--json"]).await;
     let told: Value = serde_json::from_str(&stdout).expect("JSON");
-    assert_eq!((&told["exported"]["objects"], &told["repos"][0]["id"]), (&4.into(), &"models/acme/open".into()), "{told}{stderr}");
+    assert_eq!(
+        (&told["exported"]["objects"], &told["repos"][0]["id"]),
+        (&4.into(), &"models/acme/open".into()),
+        "{told}{stderr}"
+    );
     let (code, stderr, _) = setup.run("here", &["export", "acme/open", "-o", "-", "--json"]).await;
     assert!(code == Some(2) && stderr.contains("name a file"), "{stderr}");
     let (_, stdout) = setup.ok("there", &["load", &tar, "--dry-run", "--json"]).await;

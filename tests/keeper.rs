@@ -181,7 +181,10 @@ async fn what_a_command_does_is_told_to_scripts_too() {
     setup.pull().await;
 
     let verified = setup.json(&["verify"]).await;
-    assert_eq!((&verified["objects"], &verified["broken"], &verified["broken_left"]), (&3.into(), &Value::Array(vec![]), &0.into()));
+    assert_eq!(
+        (&verified["objects"], &verified["broken"], &verified["broken_left"]),
+        (&3.into(), &Value::Array(vec![]), &0.into())
+    );
     flip(&setup.blob(&setup.large_oid), 4096 + 77);
     let (code, _, stdout) = setup.run(&["verify", "--json"]).await;
     let verified: Value = serde_json::from_str(&stdout).expect("JSON");

@@ -124,7 +124,8 @@ fn export(view: &View, asked: &Export) -> Result<(), String> {
         // The tar may have stdout.
         Format::Table => eprintln!("exported {}, {} in {seconds:.1} s", counted(count, "object"), HumanBytes(len)),
         Format::Json => {
-            let exported = json!({ "objects": count, "bytes": len, "seconds": seconds, "output": asked.output.to_string_lossy() });
+            let exported =
+                json!({ "objects": count, "bytes": len, "seconds": seconds, "output": asked.output.to_string_lossy() });
             println!("{}", json!({ "exported": exported, "repos": repos }));
         }
         Format::Quiet => manifest.parcels.iter().for_each(|parcel| println!("{}@{}", parcel.repo, parcel.commit)),

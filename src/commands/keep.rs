@@ -134,7 +134,11 @@ pub(crate) fn scopes(view: &View, chosen: &Chosen) -> Result<Vec<Scope>, String>
         }
         scopes.push(Scope { repo: repo.clone(), commit });
     }
-    if unknown.is_empty() { Ok(scopes) } else { Err(format!("not kept here: {}; `dingospeed ls --revisions` shows what is", unknown.join(", "))) }
+    if unknown.is_empty() {
+        Ok(scopes)
+    } else {
+        Err(format!("not kept here: {}; `dingospeed ls --revisions` shows what is", unknown.join(", ")))
+    }
 }
 
 /// As it is named on the command line.

@@ -64,9 +64,8 @@ fn load(config: &Config, asked: &Load, find: impl FnOnce() -> Result<Keeper, Ask
             Format::Json => {}
         }
     }
-    let repos: Vec<Value> = (manifest.parcels.iter())
-        .map(|one| json!({ "id": one.repo, "commit": one.commit, "files": one.files.len() }))
-        .collect();
+    let repos: Vec<Value> =
+        (manifest.parcels.iter()).map(|one| json!({ "id": one.repo, "commit": one.commit, "files": one.files.len() })).collect();
     let mut awaited = awaited(&manifest)?;
     let sizes = awaited.clone();
     let announced = awaited.len() as u64;

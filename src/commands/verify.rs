@@ -79,7 +79,10 @@ pub fn run(view: &View, asked: &Verify, find: impl FnOnce() -> Result<Keeper, As
             });
             let told: Vec<_> = told.collect();
             let count = objects.len();
-            println!("{}", json!({ "objects": count, "bytes": read_len, "seconds": seconds, "broken": told, "broken_left": left }));
+            println!(
+                "{}",
+                json!({ "objects": count, "bytes": read_len, "seconds": seconds, "broken": told, "broken_left": left })
+            );
         }
         Format::Quiet => broken.iter().for_each(|one| println!("{}", one.oid)),
     }

@@ -65,7 +65,15 @@ impl Reader {
     pub(super) fn new(fill: Arc<Fill>, voucher: Option<Voucher>) -> Reader {
         let span = 0..fill.object.size();
         Reader {
-            way: Way::Kept(Kept { fill, ticket: None, began: 0, position: 0, last_block: None, awaits_verdict_since: None, copies: false }),
+            way: Way::Kept(Kept {
+                fill,
+                ticket: None,
+                began: 0,
+                position: 0,
+                last_block: None,
+                awaits_verdict_since: None,
+                copies: false,
+            }),
             span,
             ready: None,
             _voucher: voucher,

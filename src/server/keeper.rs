@@ -160,8 +160,7 @@ impl Borrower for Warm {
         let metrics = metrics();
         let reason = pass.need.map_or("none", |need| need.reason.as_str());
         metrics.evicted(reason, pass.evicted_count, pass.evicted_len);
-        let is_short =
-            self.shortage.lock().unwrap_or_else(PoisonError::into_inner).note(pass.falls_short(), Instant::now());
+        let is_short = self.shortage.lock().unwrap_or_else(PoisonError::into_inner).note(pass.falls_short(), Instant::now());
         match pass.need.filter(|_| pass.falls_short()) {
             Some(need) => {
                 metrics.eviction_short.inc();

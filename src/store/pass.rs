@@ -423,7 +423,13 @@ fn survey(view: &View) -> Result<(Pass, Vec<Candidate>), StoreError> {
         if pinned.contains(&oid) {
             pass.pinned_count += 1;
         } else {
-            candidates.push(Candidate { oid, part: None, len, read_ms: place::unix_ms(read), arrived_ms: place::unix_ms(modified) });
+            candidates.push(Candidate {
+                oid,
+                part: None,
+                len,
+                read_ms: place::unix_ms(read),
+                arrived_ms: place::unix_ms(modified),
+            });
         }
     })?;
     pass.quarantine_len = view.quarantine()?.iter().map(|(_, _, len)| len).sum();

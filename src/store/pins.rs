@@ -172,7 +172,7 @@ mod tests {
         if std::os::unix::fs::chown(root.path(), Some(nobody), Some(nobody)).is_err() {
             return;
         }
-        change(root.path(), &[pin.clone()], &[], Ok).unwrap();
+        change(root.path(), std::slice::from_ref(&pin), &[], Ok).unwrap();
         change(root.path(), &[], &[pin], Ok).unwrap();
         let meta = fs::metadata(root.path().join(FILE)).unwrap();
         assert_eq!((meta.uid(), meta.gid()), (nobody, nobody));

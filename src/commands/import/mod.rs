@@ -22,9 +22,9 @@ use crate::{
     store::{Given, Step, View},
 };
 use found::{Bytes, Found};
-use report::Done;
 use http::HeaderValue;
 use indicatif::ProgressBar;
+use report::Done;
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap},

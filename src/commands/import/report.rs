@@ -94,7 +94,12 @@ fn for_people(plan: &Plan, done: Option<&Done>) -> String {
             0 => row.state.to_owned(),
             count => format!("{count} of {} failed", row.file_count),
         };
-        table.row([row.found.name(), format!("{} of {}", row.file_count, row.known_count), HumanBytes(row.len).to_string(), state]);
+        table.row([
+            row.found.name(),
+            format!("{} of {}", row.file_count, row.known_count),
+            HumanBytes(row.len).to_string(),
+            state,
+        ]);
     }
     let mut text = table.text();
     text.push_str(&reasons("FAILED", &failures(plan, done)));
