@@ -11,6 +11,7 @@
 #   make bench   beside nginx and the origin, in one run; into bench/results/
 #   make profile where the CPU time goes, by perf: small hits, streams, cold pulls
 #   make conformance   REDbot (PyPI) and http-cache-tests (npm), compared with tests/conformance/
+#   make deb     the Debian package, into target/debian/; brings cargo-deb
 #   make lint    rustfmt and clippy, warnings are errors
 #   make clean   removes what these commands built (never ./repos, the cache)
 
@@ -22,7 +23,7 @@ ARGS   ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.tools/bin
 export PYTHON
 
-.PHONY: run test test-clients test-browser demo venvs browser soak bench profile fuzz conformance lint clean tools
+.PHONY: run test test-clients test-browser demo venvs browser soak bench profile fuzz conformance deb lint clean tools
 
 run: tools
 	$(CARGO) build --release --locked
@@ -73,6 +74,9 @@ fuzz: tools
 conformance: tools
 	$(CARGO) build --locked --workspace --bins
 	$(PYTHON) tests/conformance/run.py --bin target/debug $(ARGS)
+
+deb: tools
+	@./.ci/deb
 
 lint: tools
 	$(CARGO) fmt --all --check

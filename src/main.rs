@@ -29,8 +29,8 @@ fn main() -> ExitCode {
         Ok(Command::Pull(config, asked)) => fetch(config, &asked),
         Ok(Command::Ls(config, asked)) => beside(&config, |view| ls::run(view, &asked)),
         Ok(Command::Rm(config, asked)) => beside(&config, |view| keep::rm(view, &asked, || find_keeper(&config))),
-        Ok(Command::Gc { config, dry_run }) => {
-            beside(&config, |view| keep::gc(view, dry_run, &server::limits(&config), || find_keeper(&config)))
+        Ok(Command::Gc { config, dry_run, format }) => {
+            beside(&config, |view| keep::gc(view, dry_run, format, &server::limits(&config), || find_keeper(&config)))
         }
         Ok(Command::Verify(config, asked)) => beside(&config, |view| verify::run(view, &asked, || find_keeper(&config))),
         Ok(Command::Pin { config, chosen, lift }) => beside(&config, |view| keep::pin(view, &chosen, lift)),

@@ -248,12 +248,6 @@ impl Metrics {
         self.upstream_paced.with_label_values(&[kind, how]).inc();
     }
 
-    /// Returns the body bytes of files that clients got, and those of blocks that came from upstream, since the start.
-    pub fn file_bytes(&self) -> (u64, u64) {
-        let sent = ["resolve", "raw", "layer"].map(|route| self.sent_bytes.with_label_values(&[route]).get());
-        (sent.iter().sum(), self.upstream_bytes.with_label_values(&["block"]).get())
-    }
-
     /// Returns everything in Prometheus' text format, version 0.0.4.
     pub fn encode(&self) -> Vec<u8> {
         let mut text = Vec::new();

@@ -62,6 +62,21 @@ async fn a_repo_is_carried_to_a_site_without_a_hub() {
     assert!(stderr.contains("exported 4 objects") && stderr.contains("not open to all"), "{stderr}");
     assert!(!setup.path("repos.tar.part").exists());
 
+    let (stderr, stdout) = setup.ok("here", &["export", "acme/open", "datasets/acme/shut", "-o", &tar, "--json"]).await;
+    let told: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(
+        (&told["exported"]["objects"], &told["repos"][0]["id"]),
+        (&4.into(), &"models/acme/open".into()),
+        "{told}{stderr}"
+    );
+    let (code, stderr, _) = setup.run("here", &["export", "acme/open", "-o", "-", "--json"]).await;
+    assert!(code == Some(2) && stderr.contains("name a file"), "{stderr}");
+    let (_, stdout) = setup.ok("there", &["load", &tar, "--dry-run", "--json"]).await;
+    let told: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((&told["would_load"]["objects"], told["repos"].as_array().map(Vec::len)), (&4.into(), Some(2)), "{told}");
+    let (_, stdout) = setup.ok("there", &["load", &tar, "--dry-run", "-q"]).await;
+    assert!(stdout.starts_with("models/acme/open@"), "{stdout}");
+
     let (_, stdout) = setup.ok("there", &["load", &tar, "--dry-run"]).await;
     assert!(stdout.contains("would load 4 objects") && !setup.path("there").exists(), "{stdout}");
     let (_, stdout) = setup.ok("there", &["load", &tar]).await;
@@ -70,6 +85,9 @@ async fn a_repo_is_carried_to_a_site_without_a_hub() {
     setup.hub.clear_log();
     setup.hub.down().await;
     let mirror = Mirror::of(&setup.hub).repos(&setup.path("there")).arg("--offline").start().await;
+    let (_, stdout) = setup.ok("there", &["load", &tar, "--json"]).await;
+    let told: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((&told["loaded"]["objects"], &told["loaded"]["objects_here_before"]), (&0.into(), &4.into()), "{told}");
     let (_, stdout) = setup.ok("there", &["load", &tar]).await;
     assert!(stdout.contains("loaded 0 objects") && stdout.contains("4 objects here before"), "{stdout}");
 

@@ -10,7 +10,7 @@ use dingospeed::config::Config;
 use fake_hub::{FakeHub, noise};
 use serde_yaml::Value;
 
-use crate::harness::{Mirror, dingospeed, root};
+use crate::harness::{Mirror, dingospeed, program, root, run_within};
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("read `{path}`: {error}"))
@@ -77,9 +77,15 @@ async fn dashboard_and_alert_rules_name_metrics_that_a_mirror_has() {
                 assert!(has, "`{expression}`: nothing in it has the label `{label}`");
             }
         }
-        let count = |letter| expression.matches(letter).count();
-        assert_eq!((count('('), count('{'), count('[')), (count(')'), count('}'), count(']')), "{expression}");
     }
+    // The language's own parser (of PyPI). Grafana writes its durations in; `label_values` is a word of its own.
+    let queries: Vec<String> = (expressions.iter().filter(|one| !one.starts_with("label_values(")))
+        .map(|one| one.replace("$__rate_interval", "5m").replace("$__range", "1h"))
+        .collect();
+    let mut command = tokio::process::Command::new(root().join(".venvs/deploy/bin/python"));
+    command.args(["-c", "import promql_parser, sys; [promql_parser.parse(one) for one in sys.argv[1:]]"]).args(&queries);
+    let ran = run_within(Duration::from_secs(60), command, "promql_parser").await;
+    assert!(ran.ok && queries.len() > 50, "{}", ran.stderr);
     // Every metric is looked at by somebody.
     let looked_at: BTreeSet<String> = expressions.iter().flat_map(|expression| metrics_in(expression)).collect();
     for name in labels.keys().filter(|name| name.starts_with("dingospeed_")) {
@@ -87,7 +93,7 @@ async fn dashboard_and_alert_rules_name_metrics_that_a_mirror_has() {
         let seen = looked_at.iter().any(|one| one == name || one.strip_suffix("_bucket") == Some(base));
         assert!(seen || *name == "dingospeed_eviction_passes_total", "`{name}` is on no panel and in no rule");
     }
-    // The real parser, where there is one: apt-get install prometheus.
+    // The rules around the expressions, where there is a promtool: apt-get install prometheus.
     let promtool = Command::new("promtool").arg("check").arg("rules").arg(root().join("deploy/prometheus-rules.yaml")).output();
     if let Ok(output) = promtool {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -104,7 +110,8 @@ async fn kubernetes_manifests_fit_the_program() {
     let container = &pod["containers"][0];
     let port = container["ports"][0]["containerPort"].as_u64().expect("a port");
     assert!(config.server.listen.ends_with(&format!(":{port}")) && config.server.listen.starts_with("0.0.0.0"));
-    assert!(pod["terminationGracePeriodSeconds"].as_u64() > Some(config.server.drain_timeout.as_secs()));
+    let ends_in = config.server.drain_delay + config.server.drain_timeout;
+    assert!(pod["terminationGracePeriodSeconds"].as_u64() > Some(ends_in.as_secs()));
     assert_eq!(of_kind("Deployment")["spec"]["replicas"], 1, "one process per directory");
     assert_eq!(of_kind("Deployment")["spec"]["strategy"]["type"], "Recreate");
     // Volumes that are mounted exist, and the directory is on one.
@@ -126,6 +133,20 @@ async fn kubernetes_manifests_fit_the_program() {
     }
     let scraped = of_kind("Deployment")["spec"]["template"]["metadata"]["annotations"]["prometheus.io/path"].as_str();
     assert_eq!(mirror.get(scraped.expect("a path")).await.status, 200);
+}
+
+/// Has a checker of `.venvs/deploy` (`make venvs`) look at a file.
+async fn holds_to_its_schema(arguments: &[&str], file: &str) {
+    let mut command = tokio::process::Command::new(root().join(".venvs/deploy/bin/python"));
+    command.arg("-m").args(arguments).arg(root().join(file));
+    let ran = run_within(Duration::from_secs(120), command, file).await;
+    assert!(ran.ok, "{file}: {}{}", ran.stdout, ran.stderr);
+}
+
+#[tokio::test]
+async fn manifests_and_compose_file_hold_to_their_schemas() {
+    holds_to_its_schema(&["kubernetes_validate", "--strict"], "deploy/kubernetes.yaml").await;
+    holds_to_its_schema(&["check_jsonschema", "--builtin-schema", "vendor.compose-spec"], "deploy/compose.yaml").await;
 }
 
 #[test]
@@ -170,25 +191,49 @@ async fn the_systemd_unit_fits_the_program_and_the_package() {
     };
     assert_eq!((of("Type").as_str(), of("ProtectSystem").as_str(), of("NoNewPrivileges").as_str()), ("notify", "strict", "yes"));
     let stop: u64 = of("TimeoutStopSec").parse().expect("seconds");
-    assert!(Duration::from_secs(stop) > Config::default().server.drain_timeout);
+    let server = Config::default().server;
+    assert!(Duration::from_secs(stop) > server.drain_delay + server.drain_timeout);
     assert!(of("ExecReload").contains("-HUP"));
     // What it starts is what the package installs, and the configuration is where the package puts it.
     let package: Vec<String> = read("Cargo.toml").lines().map(str::to_owned).collect();
     assert!(package.iter().any(|line| line.contains("usr/bin/") && line.contains("target/release/dingospeed")));
-    assert!(package.iter().any(|line| line.contains("\"conf/dingospeed.yaml\", \"etc/dingospeed/dingospeed.yaml\"")));
-    let start = of("ExecStart");
-    let words: Vec<&str> = start.split(' ').collect();
-    assert_eq!(words[..4], ["/usr/bin/dingospeed", "serve", "--config", "/etc/dingospeed/dingospeed.yaml"]);
-    assert_eq!(words[5], format!("/var/lib/{}", of("StateDirectory")));
-    assert!(read("deploy/debian/postinst").contains(&format!("--home {} ", words[5])));
+    assert!(package.iter().any(|line| line.contains("\"target/deb/dingospeed.yaml\", \"etc/dingospeed/dingospeed.yaml\"")));
+    // Each file that is packed is in the tree, or made by the script.
+    let script = read(".ci/deb");
+    for from in package.iter().filter_map(|line| line.strip_prefix("    [\"")?.split('"').next()) {
+        let made = from.strip_prefix("target/deb/").and_then(|name| Path::new(name).extension()?.to_str());
+        let is_there = match made {
+            Some("gz") => script.contains("gzip -9n \"$made\"/man/*.1"),
+            Some(shell @ ("bash" | "zsh" | "fish")) => script.contains(shell),
+            Some(_) => script.contains(&from.replace("target/deb", "$made")),
+            None => from == "target/release/dingospeed" || from == "docs/*.md" || root().join(from).is_file(),
+        };
+        assert!(is_there, "nothing makes {from}");
+    }
+    assert_eq!(of("ExecStart"), "/usr/bin/dingospeed serve --config /etc/dingospeed/dingospeed.yaml");
+    // Where the package's configuration keeps everything is where the unit lets it, and where it would be by default.
+    let home = format!("/var/lib/{}", of("StateDirectory"));
+    assert!(script.contains(&format!("repos: {home}|")) && of("WorkingDirectory") == home);
+    assert!(read("deploy/debian/postinst").contains(&format!("--home {home} ")));
     // The check before the start, on the file that is shipped.
     let shipped = root().join("conf/dingospeed.yaml").display().to_string();
     let check = of("ExecStartPre").replace("/etc/dingospeed/dingospeed.yaml", &shipped);
     let words: Vec<&str> = check.split(' ').skip(1).collect();
     assert_eq!(dingospeed(&words, &[]).await.0, Some(0), "{check}");
-    let script = "deploy/debian/postinst";
-    let status = Command::new("sh").arg("-n").arg(root().join(script)).status().expect("a shell");
-    assert!(status.success() && read(script).contains("#DEBHELPER#"), "{script}");
+    assert!(read("deploy/debian/postinst").contains("#DEBHELPER#"));
+    for (shell, script) in [("sh", "deploy/debian/postinst"), ("bash", ".ci/deb")] {
+        let status = Command::new(shell).arg("-n").arg(root().join(script)).status().expect("a shell");
+        assert!(status.success(), "{script}");
+    }
+    // systemd's own parser, where there is one. It looks whether what is started is there.
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let copy = folder.path().join("dingospeed.service");
+    let here = program().display().to_string();
+    std::fs::write(&copy, read("deploy/dingospeed.service").replace("/usr/bin/dingospeed", &here)).expect("a written file");
+    if let Ok(output) = Command::new("systemd-analyze").arg("verify").arg(&copy).output() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("dingospeed.service:"), "{said}");
+    }
 }
 
 /// A service manager's socket.

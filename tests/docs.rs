@@ -75,7 +75,7 @@ async fn every_command_of_the_pages_runs() {
         for stand_in in STAND_INS {
             script(tools.join(stand_in), &format!("#!/bin/sh\necho \"{stand_in} $*\"\n"));
         }
-        script(tools.join("sudo"), "#!/bin/sh\nexec \"$@\"\n");
+        script(tools.join("sudo"), "#!/bin/sh\nif [ \"$1\" = -u ]; then shift 2; fi\nexec \"$@\"\n");
         let etc = folder.path().join("etc");
         std::fs::create_dir(&etc).expect("a directory");
         std::fs::copy(root().join("conf/dingospeed.yaml"), etc.join("dingospeed.yaml")).expect("a copy");

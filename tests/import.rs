@@ -176,6 +176,9 @@ async fn what_is_broken_or_not_whole_stays_out() {
     std::fs::File::options().write(true).open(&short).expect("a blob").set_len(len - 5).expect("a shorter blob");
 
     let setup = Setup::new();
+    let (code, stderr, stdout) = setup.import(store.root(), None, &["--dry-run", "--json"]).await;
+    let told: Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stderr}{stdout}"));
+    assert!(code == Some(0) && told["would_import"]["objects"].as_u64() > Some(1), "{told}");
     let (code, stderr, stdout) = setup.import(store.root(), None, &[]).await;
     assert_eq!(code, Some(1), "what is broken is told by the code: {stderr}{stdout}");
     let line =
@@ -186,6 +189,15 @@ async fn what_is_broken_or_not_whole_stays_out() {
     assert!(line("/torn.bin").contains("OLAH"), "{stdout}");
     assert!(line("/olah9.bin").contains("version"), "{stdout}");
     assert!(!stdout.contains("/asked.bin"), "what was only asked for is nothing to tell: {stdout}");
+    // The same for scripts; what is broken is tried again, what is here is not.
+    let (code, _, stdout) = setup.import(store.root(), None, &["--json"]).await;
+    let told: Value = serde_json::from_str(&stdout).expect("JSON");
+    let has = |list: &str, name: &str| {
+        let list = told[list].as_array().unwrap_or_else(|| panic!("{told}"));
+        list.iter().any(|one| one["file"].as_str().is_some_and(|file| file.ends_with(name)) && one["error"].is_string())
+    };
+    assert!(code == Some(1) && has("failed", "/flipped.bin") && has("skipped", "/half.bin"), "{told}");
+    assert_eq!((&told["imported"]["objects"], &told["repos"][0]["state"]), (&0.into(), &"failed".into()), "{told}");
     // Before a mirror runs, which has files of its own there.
     let kept = std::fs::read_dir(setup.repos().join("tmp")).expect("tmp/").count();
     assert_eq!(kept, 0, "nothing is left of what was refused");

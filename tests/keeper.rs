@@ -103,6 +103,13 @@ async fn ls_tells_what_is_kept_in_every_format() {
     assert_eq!(setup.ok(&["ls", "datasets/*", "-q"]).await, "datasets/acme/part\n");
     assert_eq!(setup.ok(&["ls", "--sort", "size", "-q"]).await.lines().next(), Some("models/acme/large"));
     assert_eq!(setup.ok(&["ls", "--sort", "used", "-q"]).await.lines().next(), Some("datasets/acme/part"));
+    assert_eq!(setup.ok(&["ls", "--sort", "size:asc", "-q"]).await.lines().last(), Some("models/acme/large"));
+    assert_eq!(setup.ok(&["ls", "--sort", "size", "--limit", "1", "-q"]).await, "models/acme/large\n");
+    assert_eq!(setup.ok(&["ls", "-f", "complete=false", "-q"]).await, "datasets/acme/part\n");
+    assert_eq!(setup.ok(&["ls", "-f", "type=model", "-f", "size>4MiB", "-q"]).await, "models/acme/large\n");
+    assert_eq!(setup.ok(&["ls", "-f", "accessed>1d", "-q"]).await, "");
+    let (code, stderr, _) = setup.run(&["ls", "-f", "size>much", "--sort", "weight"]).await;
+    assert!(code == Some(2) && stderr.contains("--filter") && stderr.contains("--sort"), "{stderr}");
     let files = setup.ok(&["ls", "large", "--files", "-q"]).await;
     let names: Vec<&str> = files.lines().map(|line| line.split_once('@').expect("a commit").1).collect();
     assert_eq!(names.iter().map(|name| &name[41..]).collect::<Vec<_>>(), ["c.json", "deep/s.bin", "w.bin"], "{files}");
@@ -164,6 +171,52 @@ async fn removes(setup: &Setup, mirror: Option<&Mirror>) {
         assert!(table.contains(word), "{word} in {table}");
     }
     assert_eq!(setup.ok(&["status", "--format", "quiet"]).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_does_is_told_to_scripts_too() {
+    let setup = setup().await;
+    let (code, stderr, _) = setup.run(&["status"]).await;
+    assert!(code == Some(1) && stderr.contains("no server serves") && stderr.contains("dingospeed serve"), "{stderr}");
+    setup.pull().await;
+
+    let verified = setup.json(&["verify"]).await;
+    assert_eq!(
+        (&verified["objects"], &verified["broken"], &verified["broken_left"]),
+        (&3.into(), &Value::Array(vec![]), &0.into())
+    );
+    flip(&setup.blob(&setup.large_oid), 4096 + 77);
+    let (code, _, stdout) = setup.run(&["verify", "--json"]).await;
+    let verified: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((code, verified["broken"][0]["oid"].as_str()), (Some(1), Some(setup.large_oid.as_str())), "{verified}");
+    let file = verified["broken"][0]["file"].as_str().unwrap_or_default();
+    assert!(file.starts_with("models/acme/large@") && file.ends_with("/w.bin"), "{verified}");
+    let (code, _, stdout) = setup.run(&["verify", "--quiet"]).await;
+    assert_eq!((code, stdout.trim_end()), (Some(1), setup.large_oid.as_str()));
+    let verified = setup.json(&["verify", "--repair"]).await;
+    assert_eq!((&verified["broken"][0]["mended"], &verified["broken_left"]), (&true.into(), &0.into()), "{verified}");
+
+    // What one command names the next one takes.
+    let named = setup.ok(&["ls", "small", "--revisions", "-q"]).await;
+    let named = named.trim_end();
+    let planned = setup.json(&["rm", named, "--dry-run"]).await;
+    assert_eq!((&planned["would_remove"]["objects"], &planned["would_remove"]["links"]), (&0.into(), &1.into()), "{planned}");
+    setup.ok(&["pin", named]).await;
+    let (code, stderr, _) = setup.run(&["unpin", "acme/small"]).await;
+    assert!(code == Some(1) && stderr.contains(named), "{stderr}");
+    setup.ok(&["unpin", named]).await;
+    assert_eq!(setup.ok(&["rm", named, "-y", "-q"]).await.trim_end(), named);
+    assert_eq!(setup.json(&["rm", "acme/large", "-y"]).await["removed"]["objects"], 3);
+
+    assert_eq!(setup.json(&["gc", "--dry-run"]).await["would_evict"]["kept_objects"], 0);
+    assert_eq!(setup.json(&["gc"]).await["evicted"]["objects"], 0);
+    assert_eq!(setup.ok(&["gc", "-q"]).await, "");
+
+    let mirror = setup.serve().await;
+    let (code, _, stdout) = dingospeed(&["status", "--url", mirror.url(), "--json"], &[]).await;
+    let told: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((code, told["answer"]["status"].as_str()), (Some(0), Some("ok")), "{told}");
+    assert!(setup.json(&["status"]).await["activity"]["objects"].is_u64());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,6 +79,27 @@ async fn sigterm_completes_what_runs() {
 }
 
 #[tokio::test]
+async fn a_mirror_that_is_to_end_says_so_and_serves_on_for_the_drain_delay() {
+    let (hub, bytes) = slow_hub().await;
+    let mut mirror = Mirror::of(&hub).set("server.drain_delay", "1h").start().await;
+    assert_eq!((mirror.get("/readyz").await.status, mirror.get("/healthz").await.status), (200, 200));
+    mirror.signal(libc::SIGTERM);
+    let ending = async {
+        while mirror.get("/readyz").await.status == 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ending).await.expect("told in time");
+    let told = mirror.get("/readyz").await;
+    assert_eq!((told.status, told.json()["status"].as_str()), (503, Some("ending")));
+    // New connections, all of them.
+    assert_eq!(mirror.get("/healthz").await.status, 200, "it is alive");
+    assert!(mirror.get(FILE).await.body == bytes);
+    mirror.signal(libc::SIGINT);
+    assert_eq!(mirror.ended().await.code(), Some(130), "whoever is in a hurry need not wait");
+}
+
+#[tokio::test]
 async fn an_idle_connection_does_not_delay_the_end() {
     let hub = FakeHub::start().await;
     let mut mirror = Mirror::start(&hub).await;

@@ -1,7 +1,11 @@
-//! What the process is doing and how it has fared, read off its own metrics.
+//! What the process is doing and how it has fared, read off its own metrics: the one source of these numbers, for `status --repos` and
+//! for the page.
 
 use crate::metrics::metrics;
 use serde::{Deserialize, Serialize};
+
+/// Labels of the routes by which clients get files.
+const FILE_ROUTES: [&str; 3] = ["resolve", "raw", "layer"];
 
 /// Counted since the start of the process, except where it says "now".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +25,8 @@ pub struct Activity {
     /// Requests upstream, and those of them that got no answer or one of 500 and above.
     pub upstream_requests: u64,
     pub upstream_failures: u64,
+    /// Objects in the directory, whole or not, by the last look.
+    pub objects: u64,
     /// Objects and blocks found broken, and errors of the disk.
     pub broken: u64,
     pub disk_errors: u64,
@@ -54,6 +60,11 @@ impl Activity {
         (all > 0).then(|| self.blocks_shared * 100 / all)
     }
 
+    /// Returns the bytes of files that clients got and that did not come from upstream for them.
+    pub fn saved_len(&self) -> u64 {
+        self.sent.files_to_clients.saturating_sub(self.sent.files_from_upstream)
+    }
+
     fn of(text: &str) -> Activity {
         let mut found = Activity::default();
         for line in text.lines() {
@@ -68,13 +79,14 @@ impl Activity {
                 "flights" => found.flights = count,
                 "sent_bytes_total" => {
                     found.sent.to_clients += count;
-                    found.sent.files_to_clients += if is("route", "resolve") { count } else { 0 };
+                    found.sent.files_to_clients += if FILE_ROUTES.iter().any(|route| is("route", route)) { count } else { 0 };
                 }
                 "upstream_bytes_total" => {
                     found.sent.from_upstream += count;
                     found.sent.files_from_upstream += if is("kind", "block") { count } else { 0 };
                 }
                 "blocks_hit_total" | "blocks_joined_total" => found.blocks_shared += count,
+                "blobs" => found.objects = count,
                 "blocks_filled_total" => found.blocks_fetched = count,
                 "upstream_up" => {
                     let name = labels.split('"').nth(1).unwrap_or_default().to_owned();
@@ -103,7 +115,7 @@ mod tests {
         let told = Activity::of(concat!(
             "# HELP dingospeed_clients x\n",
             "dingospeed_clients 2\ndingospeed_flights 1\n",
-            "dingospeed_sent_bytes_total{route=\"resolve\"} 1e3\ndingospeed_sent_bytes_total{route=\"info\"} 5\n",
+            "dingospeed_sent_bytes_total{route=\"resolve\"} 9e2\ndingospeed_sent_bytes_total{route=\"raw\"} 100\ndingospeed_sent_bytes_total{route=\"info\"} 5\n",
             "dingospeed_upstream_bytes_total{kind=\"block\"} 400\n",
             "dingospeed_blocks_hit_total 2\ndingospeed_blocks_joined_total 1\ndingospeed_blocks_filled_total 1\n",
             "dingospeed_upstream_up{upstream=\"fallback-1\"} 0\ndingospeed_upstream_up{upstream=\"first\"} 1\n",
@@ -111,7 +123,7 @@ mod tests {
             "dingospeed_upstream_requests_total{kind=\"api\",status=\"error\"} 1\nother 9\n",
         ));
         assert_eq!((told.requests, told.flights, told.sent.to_clients, told.sent.files_to_clients), (2, 1, 1005, 1000));
-        assert_eq!((told.sent.files_from_upstream, told.hit_percent()), (400, Some(75)));
+        assert_eq!((told.sent.files_from_upstream, told.saved_len(), told.hit_percent()), (400, 600, Some(75)));
         assert_eq!((told.upstream_requests, told.upstream_failures), (4, 1));
         assert_eq!(
             told.upstreams.iter().map(|one| (one.name.as_str(), one.up)).collect::<Vec<_>>(),

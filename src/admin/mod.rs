@@ -97,6 +97,10 @@ pub struct Evicted {
     /// The limit that was passed; none when there was no need.
     pub reason: Option<String>,
     pub objects: u64,
+    /// Parts of objects that stay: of those that are not whole, what nobody has read for long.
+    #[serde(default)]
+    pub parts: u64,
+    /// Of both.
     pub bytes: u64,
     /// Less was removed than the limit asks for.
     pub falls_short: bool,
@@ -155,6 +159,7 @@ impl From<&Pass> for Evicted {
         Evicted {
             reason: pass.need.map(|need| need.reason.as_str().to_owned()),
             objects: pass.evicted_count,
+            parts: pass.part_count,
             bytes: pass.evicted_len,
             falls_short: pass.falls_short(),
             objects_in_use: pass.in_use_count,

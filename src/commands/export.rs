@@ -5,6 +5,7 @@ use super::{
     counted, failed,
     intake::text,
     keep::{Chosen, scopes},
+    ls::Format,
     progress::bar,
     table::Table,
 };
@@ -14,6 +15,7 @@ use crate::{
 };
 use http::Method;
 use indicatif::{HumanBytes, ProgressBar};
+use serde_json::json;
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -29,6 +31,7 @@ pub struct Export {
     pub chosen: Chosen,
     /// `-` stands for stdout.
     pub output: PathBuf,
+    pub format: Format,
 }
 
 /// Writes the tar. 0 once it is whole; what is not whole here is left out and told.
@@ -48,7 +51,7 @@ fn export(view: &View, asked: &Export) -> Result<(), String> {
     let mut objects: BTreeMap<Oid, u64> = BTreeMap::new();
     let mut parcels = Vec::new();
     let mut table = Table::new(&["REPO", "FILES", "SIZE", "ACCESS"]);
-    let mut closed = Vec::new();
+    let (mut closed, mut repos) = (Vec::new(), Vec::new());
     for scope in scopes(view, &asked.chosen)? {
         let commits = match scope.commit {
             Some(commit) => vec![commit],
@@ -72,6 +75,15 @@ fn export(view: &View, asked: &Export) -> Result<(), String> {
                 HumanBytes(len).to_string(),
                 access.to_owned(),
             ]);
+            repos.push(json!({
+                "id": parcel.repo,
+                "commit": parcel.commit,
+                "files": here,
+                "files_known": parcel.files.len(),
+                "files_known_all": parcel.whole,
+                "bytes": len,
+                "access": access,
+            }));
             if access != "open" && index == 0 {
                 closed.push(scope.repo.to_string());
             }
@@ -79,7 +91,9 @@ fn export(view: &View, asked: &Export) -> Result<(), String> {
             parcels.push(parcel);
         }
     }
-    eprint!("{}", table.text());
+    if asked.format == Format::Table {
+        eprint!("{}", table.text());
+    }
     if objects.is_empty() {
         return Err("no file of these is whole here: nothing to export".to_owned());
     }
@@ -105,8 +119,17 @@ fn export(view: &View, asked: &Export) -> Result<(), String> {
             .and_then(|len| fs::rename(&part, &asked.output).map(|()| len).map_err(text));
         written.inspect_err(|_| drop(fs::remove_file(&part)))?
     };
-    let (count, seconds) = (counted(manifest.objects.len() as u64, "object"), began.elapsed().as_secs_f64());
-    eprintln!("exported {count}, {} in {seconds:.1} s", HumanBytes(len));
+    let (count, seconds) = (manifest.objects.len() as u64, began.elapsed().as_secs_f64());
+    match asked.format {
+        // The tar may have stdout.
+        Format::Table => eprintln!("exported {}, {} in {seconds:.1} s", counted(count, "object"), HumanBytes(len)),
+        Format::Json => {
+            let exported =
+                json!({ "objects": count, "bytes": len, "seconds": seconds, "output": asked.output.to_string_lossy() });
+            println!("{}", json!({ "exported": exported, "repos": repos }));
+        }
+        Format::Quiet => manifest.parcels.iter().for_each(|parcel| println!("{}@{}", parcel.repo, parcel.commit)),
+    }
     Ok(())
 }
 

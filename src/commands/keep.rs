@@ -1,12 +1,13 @@
 //! `dingospeed rm`, `gc`, `pin` and `unpin`: what is kept, changed by hand. A server that has the store is asked to do it.
 
-use super::{counted, failed};
+use super::{counted, failed, ls::Format};
 use crate::{
     admin::{Answer, AskError, Evicted, Keeper, Removed, Request, WireScope},
     hub::{RepoId, Revision},
     store::{Limits, Pin, Scope, View},
 };
 use indicatif::HumanBytes;
+use serde_json::json;
 use std::{
     io::{self, BufRead, IsTerminal, Write},
     process::ExitCode,
@@ -15,8 +16,7 @@ use std::{
 /// Repos, all of each or one revision.
 #[derive(Debug)]
 pub struct Chosen {
-    pub repos: Vec<RepoId>,
-    pub revision: Option<Revision>,
+    pub named: Vec<(RepoId, Option<Revision>)>,
 }
 
 /// What to remove.
@@ -25,6 +25,7 @@ pub struct Rm {
     pub chosen: Chosen,
     pub dry_run: bool,
     pub yes: bool,
+    pub format: Format,
 }
 
 /// Removes repos. `find` gives the one who can do it, and is called once all questions are settled.
@@ -33,8 +34,13 @@ pub fn rm(view: &View, asked: &Rm, find: impl FnOnce() -> Result<Keeper, AskErro
         let scopes = scopes(view, &asked.chosen)?;
         view.refuse_pinned(&scopes).map_err(text)?;
         let planned: Removed = (&view.removal(&scopes).map_err(text)?).into();
+        let told = |word: &str, done: &Removed| match asked.format {
+            Format::Table => println!("{} {}", word.replace('_', " "), removed(done)),
+            Format::Json => println!("{}", json!({ word: done })),
+            Format::Quiet => scopes.iter().for_each(|scope| println!("{}", name(scope))),
+        };
         if asked.dry_run {
-            println!("would remove {}", removed(&planned));
+            told("would_remove", &planned);
             return Ok(());
         }
         if !asked.yes {
@@ -42,7 +48,7 @@ pub fn rm(view: &View, asked: &Rm, find: impl FnOnce() -> Result<Keeper, AskErro
         }
         let request = Request::Remove { scopes: scopes.iter().map(WireScope::from).collect() };
         match find().and_then(|keeper| keeper.order(&request)).map_err(text)? {
-            Answer::Removed(done) => println!("removed {}", removed(&done)),
+            Answer::Removed(done) => told("removed", &done),
             other => return Err(strange(&other)),
         }
         Ok(())
@@ -50,16 +56,27 @@ pub fn rm(view: &View, asked: &Rm, find: impl FnOnce() -> Result<Keeper, AskErro
 }
 
 /// Runs an eviction pass; `limits` are those of this command's configuration, by which a dry run judges.
-pub fn gc(view: &View, dry_run: bool, limits: &Limits, find: impl FnOnce() -> Result<Keeper, AskError>) -> ExitCode {
+pub fn gc(
+    view: &View,
+    dry_run: bool,
+    format: Format,
+    limits: &Limits,
+    find: impl FnOnce() -> Result<Keeper, AskError>,
+) -> ExitCode {
+    let told = |word: &str, done: &Evicted| match format {
+        Format::Table => println!("{} {}", word.replace('_', " "), evicted(done)),
+        Format::Json => println!("{}", json!({ word: done })),
+        Format::Quiet => {}
+    };
     ended(|| {
         if dry_run {
             let pass = view.would_pass(limits).map_err(text)?;
-            println!("would evict {}", evicted(&(&pass).into()));
+            told("would_evict", &(&pass).into());
             return Ok(());
         }
         match find().and_then(|keeper| keeper.order(&Request::Evict)).map_err(text)? {
             Answer::Evicted(done) => {
-                println!("evicted {}", evicted(&done));
+                told("evicted", &done);
                 match done.reason {
                     Some(reason) if done.falls_short => {
                         Err(format!("eviction.{reason} is still passed: all else is pinned or in use"))
@@ -75,12 +92,18 @@ pub fn gc(view: &View, dry_run: bool, limits: &Limits, find: impl FnOnce() -> Re
 /// Pins repos, or lifts their pins.
 pub fn pin(view: &View, chosen: &Chosen, lift: bool) -> ExitCode {
     ended(|| {
-        let pin = |repo| Ok(Pin { repo: view.present(repo).map_err(text)?, revision: chosen.revision.clone() });
-        let pins: Vec<Pin> = chosen.repos.iter().map(pin).collect::<Result<_, String>>()?;
+        let pin = |(repo, revision): &(RepoId, Option<Revision>)| {
+            Ok(Pin { repo: view.present(repo).map_err(text)?, revision: revision.clone() })
+        };
+        let pins: Vec<Pin> = chosen.named.iter().map(pin).collect::<Result<_, String>>()?;
         let (add, remove) = if lift { (&[][..], &pins[..]) } else { (&pins[..], &[][..]) };
         let kept = view.pins().map_err(text)?;
         if let Some(unknown) = remove.iter().find(|pin| !kept.contains(pin)) {
-            return Err(format!("{unknown} is not pinned"));
+            let others: Vec<String> = kept.iter().filter(|pin| pin.repo == unknown.repo).map(Pin::to_string).collect();
+            return Err(match others.is_empty() {
+                true => format!("{unknown} is not pinned"),
+                false => format!("{unknown} is not pinned; what is: {}", others.join(", ")),
+            });
         }
         view.change_pins(add, remove).map_err(text)?;
         let word = if lift { "unpinned" } else { "pinned" };
@@ -93,10 +116,10 @@ pub fn pin(view: &View, chosen: &Chosen, lift: bool) -> ExitCode {
 pub(crate) fn scopes(view: &View, chosen: &Chosen) -> Result<Vec<Scope>, String> {
     let mut scopes = Vec::new();
     let mut unknown = Vec::new();
-    for name in &chosen.repos {
+    for (name, revision) in &chosen.named {
         let repo = &view.present(name).map_err(text)?;
         let commits = view.commits(repo).map_err(text)?;
-        let commit = match &chosen.revision {
+        let commit = match revision {
             None => None,
             Some(revision) => match view.resolve(repo, revision.as_str()).map_err(text)? {
                 Some(commit) if commits.contains(&commit) => Some(commit),
@@ -111,7 +134,19 @@ pub(crate) fn scopes(view: &View, chosen: &Chosen) -> Result<Vec<Scope>, String>
         }
         scopes.push(Scope { repo: repo.clone(), commit });
     }
-    if unknown.is_empty() { Ok(scopes) } else { Err(format!("not kept here: {}", unknown.join(", "))) }
+    if unknown.is_empty() {
+        Ok(scopes)
+    } else {
+        Err(format!("not kept here: {}; `dingospeed ls --revisions` shows what is", unknown.join(", ")))
+    }
+}
+
+/// As it is named on the command line.
+fn name(scope: &Scope) -> String {
+    match scope.commit {
+        Some(commit) => format!("{}@{commit}", scope.repo),
+        None => scope.repo.to_string(),
+    }
 }
 
 fn confirm(question: &str) -> Result<(), String> {
@@ -136,8 +171,9 @@ fn removed(removed: &Removed) -> String {
 
 fn evicted(evicted: &Evicted) -> String {
     let reason = evicted.reason.as_ref().map_or("no limit is passed".to_owned(), |reason| format!("by eviction.{reason}"));
+    let parts = if evicted.parts > 0 { format!(" and {}", counted(evicted.parts, "part")) } else { String::new() };
     format!(
-        "{} of {}, {} of {} on disk ({reason}; {} in use, {} pinned); {} of {} from quarantine; {} that led nowhere",
+        "{} of {}{parts}, {} of {} on disk ({reason}; {} in use, {} pinned); {} of {} from quarantine; {} that led nowhere",
         evicted.objects,
         counted(evicted.kept_objects, "object"),
         HumanBytes(evicted.bytes),

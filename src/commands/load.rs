@@ -5,6 +5,7 @@ use super::{
     bundle::{MANIFEST, MANIFEST_LEN_MAX, Manifest, OBJECTS, VERSION},
     counted, failed,
     intake::{Intake, check_room, has, text},
+    ls::Format,
     progress::bar,
 };
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     store::{Given, Step, View},
 };
 use indicatif::HumanBytes;
+use serde_json::{Value, json};
 use std::{
     collections::HashMap,
     fs::File,
@@ -29,6 +31,7 @@ pub struct Load {
     /// `-` stands for stdin.
     pub input: PathBuf,
     pub dry_run: bool,
+    pub format: Format,
 }
 
 /// Loads. 0 once everything of the tar is here.
@@ -55,14 +58,24 @@ fn load(config: &Config, asked: &Load, find: impl FnOnce() -> Result<Keeper, Ask
     let manifest = read_manifest(first).map_err(|why| format!("{shown} is no export: {why}"))?;
     for parcel in &manifest.parcels {
         parcel.verify().map_err(|error| format!("{shown}: {error}"))?;
-        println!("{}@{}: {}", parcel.repo, &parcel.commit[..7], counted(parcel.files.len() as u64, "file"));
+        match asked.format {
+            Format::Table => println!("{}@{}: {}", parcel.repo, &parcel.commit[..7], counted(parcel.files.len() as u64, "file")),
+            Format::Quiet => println!("{}@{}", parcel.repo, parcel.commit),
+            Format::Json => {}
+        }
     }
+    let repos: Vec<Value> =
+        (manifest.parcels.iter()).map(|one| json!({ "id": one.repo, "commit": one.commit, "files": one.files.len() })).collect();
     let mut awaited = awaited(&manifest)?;
     let sizes = awaited.clone();
     let announced = awaited.len() as u64;
     if asked.dry_run {
         let len: u64 = awaited.values().sum();
-        println!("would load {}, {}", counted(announced, "object"), HumanBytes(len));
+        match asked.format {
+            Format::Table => println!("would load {}, {}", counted(announced, "object"), HumanBytes(len)),
+            Format::Json => println!("{}", json!({ "would_load": { "objects": announced, "bytes": len }, "repos": repos })),
+            Format::Quiet => {}
+        }
         return Ok(());
     }
 
@@ -101,8 +114,18 @@ fn load(config: &Config, asked: &Load, find: impl FnOnce() -> Result<Keeper, Ask
     for parcel in &manifest.parcels {
         intake.parcel(parcel).map_err(|why| format!("{}@{}: {why}", parcel.repo, parcel.commit))?;
     }
-    let (count, seconds) = (counted(announced - here, "object"), began.elapsed().as_secs_f64());
-    println!("loaded {count}, {} in {seconds:.1} s; {} here before", HumanBytes(len), counted(here, "object"));
+    let (count, seconds) = (announced - here, began.elapsed().as_secs_f64());
+    match asked.format {
+        Format::Table => {
+            let (count, here) = (counted(count, "object"), counted(here, "object"));
+            println!("loaded {count}, {} in {seconds:.1} s; {here} here before", HumanBytes(len));
+        }
+        Format::Json => {
+            let loaded = json!({ "objects": count, "bytes": len, "objects_here_before": here, "seconds": seconds });
+            println!("{}", json!({ "loaded": loaded, "repos": repos }));
+        }
+        Format::Quiet => {}
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! `dingospeed ls`: what is kept, as a table, as JSON, or as names alone. Reads the directory; needs no server.
 
 use super::{
+    condition::Condition,
     counted, failed,
     inventory::{self, File, Peeks, Repo, Snapshot, Sum},
     table::{Table, ago},
@@ -23,8 +24,13 @@ use std::{
 #[derive(Debug)]
 pub struct Ls {
     pub filter: Option<Filter>,
+    pub conditions: Vec<Condition>,
     pub depth: Depth,
     pub sort: Sort,
+    /// The other way round.
+    pub reversed: bool,
+    /// Repos at most.
+    pub limit: Option<usize>,
     pub format: Format,
 }
 
@@ -96,20 +102,29 @@ pub fn run(view: &View, asked: &Ls) -> ExitCode {
 
 fn list(view: &View, asked: &Ls) -> Result<String, StoreError> {
     let pins = view.pins()?;
+    let now = SystemTime::now();
     let mut peeks = Peeks::new(view);
     let mut repos = Vec::new();
     for id in view.repos()? {
         if asked.filter.as_ref().is_none_or(|filter| filter.admits(&id.to_string())) {
-            repos.push(inventory::repo(view, &id, &pins, &mut peeks)?);
+            let repo = inventory::repo(view, &id, &pins, &mut peeks)?;
+            if asked.conditions.iter().all(|condition| condition.holds(&repo, now)) {
+                repos.push(repo);
+            }
         }
     }
+    let all = asked.filter.is_none() && asked.conditions.is_empty() && asked.limit.is_none_or(|limit| limit >= repos.len());
     sort(&mut repos, asked.sort);
+    if asked.reversed {
+        repos.reverse();
+    }
+    repos.truncate(asked.limit.unwrap_or(usize::MAX));
     Ok(match asked.format {
         Format::Quiet => quiet(&repos, asked.depth),
         Format::Json => format!("{}\n", json_of(&repos, asked.depth)),
         Format::Table => {
-            let mut text = table(&repos, asked.depth, SystemTime::now());
-            text.push_str(&summary(view, &repos, &peeks, asked.filter.is_none())?);
+            let mut text = table(&repos, asked.depth, now);
+            text.push_str(&summary(view, &repos, &peeks, all)?);
             text
         }
     })

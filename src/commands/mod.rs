@@ -9,6 +9,7 @@
 
 mod bundle;
 pub(crate) mod client;
+pub mod condition;
 mod confirm;
 pub mod export;
 pub mod import;

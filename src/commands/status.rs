@@ -6,11 +6,12 @@ use super::{
     ls::Format,
     table::Table,
 };
-use crate::admin::{self, Activity, Answer, Request, Status};
+use crate::admin::{self, Activity, Answer, AskError as AskedError, Request, Status};
 use http::Uri;
 use indicatif::HumanBytes;
 use serde_json::json;
 use std::{
+    io,
     path::Path,
     process::ExitCode,
     thread,
@@ -28,7 +29,10 @@ pub fn run(mirror: &Uri, format: Format) -> ExitCode {
         Ok(answer) => {
             match format {
                 Format::Table => println!("{}", answer.trim_end()),
-                Format::Json => println!("{}", json!({ "url": mirror.to_string(), "answer": answer.trim_end() })),
+                Format::Json => {
+                    let told = serde_json::from_str(&answer).unwrap_or_else(|_| json!(answer.trim_end()));
+                    println!("{}", json!({ "url": mirror.to_string(), "answer": told }));
+                }
                 Format::Quiet => {}
             }
             ExitCode::SUCCESS
@@ -45,7 +49,14 @@ pub fn of_directory(root: &Path, format: Format) -> ExitCode {
     let status = match admin::ask(root, &Request::Status) {
         Ok(Answer::Status(status)) => status,
         Ok(other) => return failed(&format!("the server answered something else: {other:?}")),
-        Err(error) => return failed(&format!("no server takes orders in {}: {error}", root.display())),
+        Err(AskedError::Broken(error)) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return failed(&format!(
+                "no server serves {0}: it has no admin.sock that answers; start one with `dingospeed serve --repos {0}`, or name its \
+                 directory",
+                root.display()
+            ));
+        }
+        Err(error) => return failed(&format!("cannot ask the server of {}: {error}", root.display())),
     };
     if format == Format::Quiet {
         return ExitCode::SUCCESS;
@@ -118,7 +129,12 @@ fn table(status: &Status, work: &Work) -> String {
     ]);
     table.row([
         "traffic".into(),
-        format!("{} to clients, {} from upstream", bytes(activity.sent.to_clients), bytes(activity.sent.from_upstream)),
+        format!(
+            "{} to clients, {} from upstream; {} of files saved",
+            bytes(activity.sent.to_clients),
+            bytes(activity.sent.from_upstream),
+            bytes(activity.saved_len())
+        ),
     ]);
     let hits = activity.hit_percent().map_or("-".to_owned(), |percent| format!("{percent}% of the blocks that were wanted"));
     table.row(["hits".into(), hits]);

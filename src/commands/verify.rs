@@ -1,13 +1,14 @@
 //! `dingospeed verify`: reads everything that is kept, block by block against its checksum and whole objects against their
 //! names. Needs no lock: a server may go on beside it. What is found broken can be mended by whoever has the store.
 
-use super::{counted, failed, progress::bar, table::Table};
+use super::{counted, failed, ls::Format, progress::bar, table::Table};
 use crate::{
     admin::{Answer, AskError, Keeper, MendedObject, Request},
     hub::{Oid, RepoId},
     store::{Finding, StoreError, View},
 };
 use indicatif::HumanBytes;
+use serde_json::json;
 use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet},
@@ -29,6 +30,7 @@ pub struct Verify {
     /// None means everything.
     pub repos: Vec<RepoId>,
     pub repair: bool,
+    pub format: Format,
 }
 
 /// What is wrong with one object.
@@ -53,9 +55,6 @@ pub fn run(view: &View, asked: &Verify, find: impl FnOnce() -> Result<Keeper, As
             Err(why) => broken.iter_mut().for_each(|one| one.done = Some(Err(why.to_string()))),
         }
     }
-    if !broken.is_empty() {
-        print!("{}", report(view, &broken));
-    }
     let left = broken.iter().filter(|one| !matches!(one.done, Some(Ok(_)))).count();
     let verdict = match (broken.len(), left) {
         (0, _) => "all sound".to_owned(),
@@ -64,8 +63,29 @@ pub fn run(view: &View, asked: &Verify, find: impl FnOnce() -> Result<Keeper, As
         (all, _) => format!("{all} broken; --repair makes them be fetched again"),
     };
     let seconds = began.elapsed().as_secs_f64();
-    let count = counted(objects.len() as u64, "object");
-    println!("verified {count}, {} in {seconds:.1} s: {verdict}", HumanBytes(read_len));
+    match asked.format {
+        Format::Table => {
+            if !broken.is_empty() {
+                print!("{}", report(view, &broken));
+            }
+            let count = counted(objects.len() as u64, "object");
+            println!("verified {count}, {} in {seconds:.1} s: {verdict}", HumanBytes(read_len));
+        }
+        Format::Json => {
+            let names = names(view, broken.iter().map(|one| one.oid).collect());
+            let told = broken.iter().map(|one| {
+                let is_mended = one.done.as_ref().map(Result::is_ok);
+                json!({ "oid": one.oid.as_str(), "file": names.get(&one.oid), "wrong": one.wrong, "mended": is_mended, "repair": repair(one) })
+            });
+            let told: Vec<_> = told.collect();
+            let count = objects.len();
+            println!(
+                "{}",
+                json!({ "objects": count, "bytes": read_len, "seconds": seconds, "broken": told, "broken_left": left })
+            );
+        }
+        Format::Quiet => broken.iter().for_each(|one| println!("{}", one.oid)),
+    }
     if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -77,7 +97,7 @@ fn objects(view: &View, repos: &[RepoId]) -> Result<Vec<(Oid, u64)>, String> {
         let repo = &view.present(name).map_err(text)?;
         let commits = view.commits(repo).map_err(text)?;
         if commits.is_empty() {
-            return Err(format!("not kept here: {repo}"));
+            return Err(format!("not kept here: {repo}; `dingospeed ls` shows what is"));
         }
         for commit in commits {
             view.each_link(repo, &commit, |_, oid| {
@@ -153,17 +173,20 @@ fn report(view: &View, broken: &[Broken]) -> String {
     let names = names(view, broken.iter().map(|one| one.oid).collect());
     let mut table = Table::new(&["OBJECT", "FILE", "BROKEN", "REPAIR"]);
     for one in broken {
-        let done = match &one.done {
-            None => "-".to_owned(),
-            Some(Ok(MendedObject::Sound)) => "sound again".to_owned(),
-            Some(Ok(MendedObject::Retracted(count))) => format!("{} dropped", counted(*count, "block")),
-            Some(Ok(MendedObject::SetAside(_))) => "set aside".to_owned(),
-            Some(Err(why)) => format!("failed: {why}"),
-        };
         let name = names.get(&one.oid).cloned().unwrap_or_else(|| "-".to_owned());
-        table.row([one.oid.to_string(), name, one.wrong.clone(), done]);
+        table.row([one.oid.to_string(), name, one.wrong.clone(), repair(one).unwrap_or_else(|| "-".to_owned())]);
     }
     table.text()
+}
+
+/// Says what was done about it, where that was asked for.
+fn repair(one: &Broken) -> Option<String> {
+    Some(match one.done.as_ref()? {
+        Ok(MendedObject::Sound) => "sound again".to_owned(),
+        Ok(MendedObject::Retracted(count)) => format!("{} dropped", counted(*count, "block")),
+        Ok(MendedObject::SetAside(_)) => "set aside".to_owned(),
+        Err(why) => format!("failed: {why}"),
+    })
 }
 
 /// Returns a file's name for each object, where a link tells one.

@@ -42,6 +42,13 @@ pub(super) static KEYS: &[Key] = &[
         kind: Kind::Time { least: Duration::ZERO, most: HOUR, at: |config| &mut config.server.drain_timeout },
     },
     Key {
+        name: "server.drain_delay",
+        default: "0s",
+        example: "15s",
+        doc: "After SIGTERM, how long new connections are still taken while /readyz answers 503; server.drain_timeout follows.",
+        kind: Kind::Time { least: Duration::ZERO, most: HOUR, at: |config| &mut config.server.drain_delay },
+    },
+    Key {
         name: "server.head_timeout",
         default: "30s",
         example: "10s",

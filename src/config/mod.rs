@@ -20,6 +20,7 @@ pub use key::Key;
 pub use mistake::Mistake;
 pub use network::Network;
 pub use pattern::Pattern;
+pub(crate) use unit::{parse_size, parse_time};
 
 use std::fmt;
 use std::path::PathBuf;
@@ -53,6 +54,7 @@ pub struct Server {
     /// Without a slash at the end; empty means the scheme and `Host` of each request.
     pub public_url: String,
     pub drain_timeout: Duration,
+    pub drain_delay: Duration,
     pub head_timeout: Duration,
     pub send_timeout: Duration,
     pub keepalive_timeout: Duration,
@@ -300,6 +302,7 @@ impl Config {
                 threads: 0,
                 public_url: String::new(),
                 drain_timeout: Duration::ZERO,
+                drain_delay: Duration::ZERO,
                 head_timeout: Duration::ZERO,
                 send_timeout: Duration::ZERO,
                 keepalive_timeout: Duration::ZERO,

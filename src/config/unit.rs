@@ -19,7 +19,7 @@ const SIZE_UNITS: [(&str, u64); 10] = [
 const TIME_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// Reads `1MiB`, `64 KiB` or `8388608` into bytes.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (digits, unit) = split(text);
     let scale = SIZE_UNITS.iter().find(|(name, _)| unit.eq_ignore_ascii_case(name)).map(|(_, scale)| *scale);
     match (digits.parse::<u64>(), scale) {
@@ -29,7 +29,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// Reads `250ms`, `30s`, `5m`, `1h` or `30d`; a bare `0` is no time at all.
-pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }

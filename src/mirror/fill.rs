@@ -203,10 +203,15 @@ impl Fill {
 
     /// Makes room for `len` bytes more, or says that there is none. Blocking where others must go for it.
     pub(super) fn make_room(&self, len: u64) -> Result<(), MirrorError> {
-        match self.store.make_room(len)? {
+        match self.store.make_room(len, self.object.present_len())? {
             true => Ok(()),
             false => Err(StoreError::NoRoom { what: format!("object {}", self.object.oid()) }.into()),
         }
+    }
+
+    /// Notes that a reader was given these bytes.
+    pub(super) fn touch_span(&self, span: Range<u64>) {
+        self.store.touch_span(&self.object, span);
     }
 
     /// Whether there is room for `len` bytes more without evicting anything. Blocking.

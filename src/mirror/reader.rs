@@ -49,8 +49,9 @@ struct Kept {
     fill: Arc<Fill>,
     /// The wish, once something was absent.
     ticket: Option<u64>,
-    /// Where the span began.
+    /// Where the span began, and how far of it was given.
     began: u64,
+    position: u64,
     /// The block it read from last; one that was there when the reader came is a hit.
     last_block: Option<u64>,
     /// When it began to wait for the verdict on the whole.
@@ -64,7 +65,15 @@ impl Reader {
     pub(super) fn new(fill: Arc<Fill>, voucher: Option<Voucher>) -> Reader {
         let span = 0..fill.object.size();
         Reader {
-            way: Way::Kept(Kept { fill, ticket: None, began: 0, last_block: None, awaits_verdict_since: None, copies: false }),
+            way: Way::Kept(Kept {
+                fill,
+                ticket: None,
+                began: 0,
+                position: 0,
+                last_block: None,
+                awaits_verdict_since: None,
+                copies: false,
+            }),
             span,
             ready: None,
             voucher,
@@ -99,7 +108,8 @@ impl Reader {
         }
         if let Way::Kept(kept) = &mut self.way {
             kept.leave();
-            kept.began = span.start;
+            kept.note();
+            (kept.began, kept.position) = (span.start, span.start);
         }
         self.ready = None;
         self.span = span;
@@ -145,7 +155,7 @@ impl Reader {
         let span_len = self.span.end - self.span.start;
         let bytes = self.ready.take_if(|bytes| bytes.len() as u64 == span_len)?;
         self.span.start = self.span.end;
-        if let Way::Kept(kept) = &self.way {
+        if let Way::Kept(kept) = &mut self.way {
             kept.advance(self.span.start);
         }
         Some(bytes)
@@ -160,7 +170,7 @@ impl Reader {
         };
         if let Some(bytes) = &bytes {
             self.span.start += bytes.len() as u64;
-            if let Way::Kept(kept) = &self.way {
+            if let Way::Kept(kept) = &mut self.way {
                 kept.advance(self.span.start);
             }
         }
@@ -205,7 +215,13 @@ impl Reader {
 }
 
 impl Kept {
-    fn advance(&self, position: u64) {
+    /// Notes which part of the object was read.
+    fn note(&self) {
+        self.fill.touch_span(self.began..self.position);
+    }
+
+    fn advance(&mut self, position: u64) {
+        self.position = position;
         if let Some(ticket) = self.ticket {
             self.fill.advance(ticket, position);
         }
@@ -383,6 +399,7 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         self.leave();
+        self.note();
     }
 }
 

@@ -22,6 +22,7 @@
 //! The room knows HTTP only as the `http` crate has it: whole requests in, whole answers out. Enter by [`Panel::admit`], then
 //! [`Panel::answer`].
 
+mod ask;
 mod guard;
 mod page;
 mod pulls;
@@ -33,24 +34,23 @@ pub use guard::Rights;
 use crate::admin::{self, Answer, WireScope};
 use crate::commands::inventory::{self, Peeks};
 use crate::commands::keep::{Chosen, scopes};
-use crate::commands::ls::{Depth, Filter, json_of, json_of_file, json_of_repo};
+use crate::commands::ls::{Depth, json_of, json_of_file, json_of_repo};
 use crate::commands::pull::Wanted;
 use crate::config::Config;
-use crate::hub::{Commit, HubError, RepoId, RepoKind, Revision};
+use crate::hub::{HubError, RepoId, Revision};
 use crate::limits::Limits;
 use crate::mirror::Mirror;
 use crate::store::{Pin, StoreError, View};
+use ask::{Ask, AskedPull, Cancel, Evict, FilesWanted, Named, query, repo_of};
 use bytes::Bytes;
 use guard::{Guard, no};
 use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 use pulls::{Order, Pulls};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use shelf::{Shelf, Sort};
-use std::collections::HashMap;
+use shelf::Shelf;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 use tokio::sync::Semaphore;
 
@@ -84,42 +84,7 @@ pub struct Panel {
     address: SocketAddr,
     began: Instant,
     began_at: SystemTime,
-}
-
-/// The body of a request that names repos.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Named {
-    repos: Vec<String>,
-    revision: Option<String>,
-    #[serde(default)]
-    dry_run: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Evict {
-    #[serde(default)]
-    dry_run: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AskedPull {
-    repo: String,
-    revision: Option<String>,
-    #[serde(default)]
-    include: Vec<String>,
-    #[serde(default)]
-    exclude: Vec<String>,
-    /// Of the Hub, for gated and private repos.
-    token: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Cancel {
-    id: u64,
+    is_ending: AtomicBool,
 }
 
 impl Panel {
@@ -143,6 +108,7 @@ impl Panel {
             address,
             began: Instant::now(),
             began_at: SystemTime::now(),
+            is_ending: AtomicBool::new(false),
         })
     }
 
@@ -174,6 +140,16 @@ impl Panel {
             }
         }
         response
+    }
+
+    /// Notes that the server has been told to end.
+    pub fn announce_end(&self) {
+        self.is_ending.store(true, Ordering::Release);
+    }
+
+    /// Tells whether the server has been told to end, so that who has another mirror should go there.
+    pub fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
     }
 
     /// Ends what the panel runs: the server is about to end.
@@ -369,7 +345,7 @@ impl Panel {
         }
         let request = admin::Request::Remove { scopes: scopes.iter().map(WireScope::from).collect() };
         let answer = self.order(&request)?;
-        chosen.repos.iter().for_each(|repo| self.shelf.look_at(repo));
+        chosen.named.iter().for_each(|(repo, _)| self.shelf.look_at(repo));
         Ok(answer)
     }
 
@@ -393,7 +369,7 @@ impl Panel {
     fn pin(&self, chosen: &Chosen, lift: bool) -> Result<Value, HubError> {
         let view = self.view();
         let pins: Vec<Pin> =
-            chosen.repos.iter().map(|repo| Pin { repo: repo.clone(), revision: chosen.revision.clone() }).collect();
+            chosen.named.iter().map(|(repo, revision)| Pin { repo: repo.clone(), revision: revision.clone() }).collect();
         let (add, remove) = if lift { (&[][..], &pins[..]) } else { (&pins[..], &[][..]) };
         view.change_pins(add, remove).map_err(broken)?;
         log::info!(
@@ -401,7 +377,7 @@ impl Panel {
             if lift { "unpinned" } else { "pinned" },
             pins.iter().map(Pin::to_string).collect::<Vec<_>>().join(",")
         );
-        chosen.repos.iter().for_each(|repo| self.shelf.look_at(repo));
+        chosen.named.iter().for_each(|(repo, _)| self.shelf.look_at(repo));
         let kept = view.pins().map_err(broken)?;
         Ok(json!({ "pins": kept.iter().map(Pin::to_string).collect::<Vec<_>>() }))
     }
@@ -411,106 +387,6 @@ impl Panel {
 enum Told {
     Page,
     Json(Value),
-}
-
-/// What a request says beside its path.
-struct Ask<'a> {
-    query: HashMap<String, String>,
-    body: &'a Bytes,
-}
-
-impl Ask<'_> {
-    fn json<T: DeserializeOwned>(&self) -> Result<T, HubError> {
-        serde_json::from_slice(self.body)
-            .map_err(|error| HubError::bad_request(format!("the body is not what is wanted here: {error}")))
-    }
-
-    fn word(&self, name: &str) -> &str {
-        self.query.get(name).map_or("", String::as_str)
-    }
-
-    fn number(&self, name: &str) -> Result<Option<usize>, HubError> {
-        match self.word(name) {
-            "" => Ok(None),
-            word => word.parse().map(Some).map_err(|_| HubError::bad_request(format!("{name} is not a number: {word}"))),
-        }
-    }
-
-    fn repo(&self) -> Result<RepoId, HubError> {
-        repo_of(self.word("id"))
-    }
-
-    fn span(&self) -> Result<(usize, usize), HubError> {
-        Ok((self.number("offset")?.unwrap_or(0), self.number("limit")?.unwrap_or(LIMIT).clamp(1, LIMIT_MAX)))
-    }
-
-    fn wanted(&self, rights: Rights) -> Result<shelf::Wanted, HubError> {
-        let (offset, limit) = self.span()?;
-        let filter = Some(self.word("search")).filter(|text| !text.is_empty()).map(Filter::parse).transpose();
-        let kind = match self.word("type") {
-            "" => None,
-            word => Some(
-                RepoKind::parse(word)
-                    .ok_or_else(|| HubError::bad_request(format!("type is `{word}`, and not model, dataset, space or kernel")))?,
-            ),
-        };
-        let sort = match self.word("sort") {
-            "" | "name" => Sort::Name,
-            "size" => Sort::Size,
-            "used" => Sort::Used,
-            "hits" => Sort::Hits,
-            "complete" => Sort::Complete,
-            word => return Err(HubError::bad_request(format!("sort is `{word}`, and not name, size, used, hits or complete"))),
-        };
-        let reversed = match self.word("order") {
-            "" => false,
-            "reversed" => true,
-            word => return Err(HubError::bad_request(format!("order is `{word}`, and not `reversed` or left out"))),
-        };
-        let open_only = rights != Rights::Admin;
-        Ok(shelf::Wanted { filter: filter.map_err(HubError::bad_request)?, kind, open_only, sort, reversed, offset, limit })
-    }
-}
-
-/// Which files of a repo are wanted.
-struct FilesWanted {
-    commit: Commit,
-    /// In lower case.
-    search: String,
-    offset: usize,
-    limit: usize,
-}
-
-impl FilesWanted {
-    fn read(ask: &Ask<'_>) -> Result<FilesWanted, HubError> {
-        let commit = Commit::parse(ask.word("commit")).ok_or_else(|| HubError::bad_request("commit is not 40 hex digits"))?;
-        let (offset, limit) = ask.span()?;
-        Ok(FilesWanted { commit, search: ask.word("search").to_lowercase(), offset, limit })
-    }
-}
-
-impl Named {
-    fn chosen(self) -> Result<(Chosen, bool), HubError> {
-        if self.repos.is_empty() {
-            return Err(HubError::bad_request("repos is empty: name at least one, such as models/org/name"));
-        }
-        let repos = self.repos.iter().map(|text| repo_of(text)).collect::<Result<_, _>>()?;
-        let revision = self.revision.filter(|text| !text.is_empty()).map(|text| Revision::parse(&text)).transpose()?;
-        Ok((Chosen { repos, revision }, self.dry_run))
-    }
-}
-
-/// Reads `models/org/name`. The kind is spelled out, so that nothing is removed that was meant otherwise.
-fn repo_of(text: &str) -> Result<RepoId, HubError> {
-    let parsed = text.split_once('/').and_then(|(kind, name)| Some((RepoKind::from_plural(kind)?, name)));
-    let (kind, name) = parsed.ok_or_else(|| {
-        HubError::bad_request(format!("`{text}` is no repo: write models/org/name, or datasets/, spaces/ or kernels/"))
-    })?;
-    Ok(RepoId::parse(kind, name)?)
-}
-
-fn query(text: &str) -> HashMap<String, String> {
-    form_urlencoded::parse(text.as_bytes()).into_owned().collect()
 }
 
 fn not_kept() -> HubError {

@@ -2,8 +2,8 @@
 
 use super::guard::Rights;
 use super::{Door, Panel, unix};
+use crate::admin::Activity;
 use crate::hub::{RepoId, Route};
-use crate::metrics::metrics;
 use http::Method;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ impl Panel {
             "offline": config.upstream.offline,
             "kept": {
                 "repos": repo_count,
-                "objects": metrics().blobs.get(),
+                "objects": Activity::now().objects,
                 "bytes": self.mirror.store.kept_len(),
             },
         })
@@ -33,8 +33,7 @@ impl Panel {
 
     /// Returns the status. Blocks: opens small files, a few for each download that is told.
     pub(super) fn status(&self, door: Door, rights: Rights, host: Option<&str>) -> Value {
-        let (config, metrics) = (&self.mirror.config, metrics());
-        let (sent, fetched) = metrics.file_bytes();
+        let (config, activity) = (&self.mirror.config, Activity::now());
         let (reads, hits) = self.mirror.hits_total();
         let space = self.mirror.store.space().ok();
         let (flights, flight_count, speed) = self.flights(rights);
@@ -59,20 +58,20 @@ impl Panel {
             "upstream": { "offline": config.upstream.offline, "upstreams": upstreams },
             "clients": {
                 "addresses": clients.len(),
-                "connections": metrics.connections.get(),
-                "requests": metrics.clients.get(),
+                "connections": activity.connections,
+                "requests": activity.requests,
             },
             // Since the start; the mirror's own pulls are clients like others.
             "traffic": {
-                "sent_bytes": sent,
-                "fetched_bytes": fetched,
-                "saved_bytes": sent.saturating_sub(fetched),
+                "sent_bytes": activity.sent.files_to_clients,
+                "fetched_bytes": activity.sent.files_from_upstream,
+                "saved_bytes": activity.saved_len(),
                 "reads": reads,
                 "hits": hits,
             },
             "disk": {
                 "kept_bytes": self.mirror.store.kept_len(),
-                "objects": metrics.blobs.get(),
+                "objects": activity.objects,
                 "free_bytes": space.map(|(free, _)| free),
                 "total_bytes": space.map(|(_, total)| total),
                 "max_bytes": config.eviction.max_size,

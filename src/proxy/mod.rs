@@ -337,8 +337,11 @@ impl HubProxy {
             }
             Own::Health | Own::Ready => {
                 let read_only = if self.mirror.store.read_only().is_some() { ",\"read_only\":true" } else { "" };
-                let body = format!("{{\"status\":\"ok\",\"version\":\"{}\"{read_only}}}\n", env!("CARGO_PKG_VERSION"));
-                respond::bytes(session, 200, "application/json", body.into_bytes()).await?;
+                // Alive to its last moment, or whoever looks after it would end it in the middle of its drain.
+                let (status, word) =
+                    if matches!(own, Own::Ready) && self.panel.is_ending() { (503, "ending") } else { (200, "ok") };
+                let body = format!("{{\"status\":\"{word}\",\"version\":\"{}\"{read_only}}}\n", env!("CARGO_PKG_VERSION"));
+                respond::bytes(session, status, "application/json", body.into_bytes()).await?;
                 Ok(())
             }
             Own::Index => {

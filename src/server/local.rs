@@ -74,7 +74,7 @@ fn start_in_background(mut config: Config) -> Result<Running, ServeError> {
     config.server.public_url.clear();
     config.metrics.listen.clear();
     config.admin.listen.clear();
-    config.server.drain_timeout = Duration::ZERO;
+    (config.server.drain_delay, config.server.drain_timeout) = (Duration::ZERO, Duration::ZERO);
     raise_file_limit();
     let store = open_store(&config)?;
     let socket = Socket::bind(&config.server.listen, "free a port")?;

@@ -98,7 +98,8 @@ pub enum Ended {
     AtOnce,
 }
 
-/// Serves until SIGTERM (completes what runs, for `server.drain_timeout` at most) or SIGINT (ends at once).
+/// Serves until SIGTERM (goes on for `server.drain_delay`, then completes what runs, for `server.drain_timeout` at most) or SIGINT (ends
+/// at once).
 ///
 /// Blocks; needs the whole process, whose signals it takes. The start line goes to stderr once connections are accepted.
 pub fn run(config: &Config) -> Result<Ended, ServeError> {
@@ -214,6 +215,9 @@ async fn serve(
             return Err(ServeError::Stopped(why));
         }
     }
+    // Whoever sends clients here looks at /readyz, and has so long to find them another mirror.
+    panel.announce_end();
+    tokio::time::sleep(config.server.drain_delay).await;
     services_aside.abort_all();
     panel.close();
     // Ends the accept loops, which close their sockets: from here on new connections are refused. Then each service closes

@@ -120,10 +120,12 @@ impl Limits {
     }
 }
 
-/// An object that may go.
+/// An object that may go, or a part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub oid: Oid,
+    /// None: all of it. Else the others are candidates of their own.
+    pub part: Option<u8>,
     /// Bytes it takes on the disk, which are those that come back.
     pub len: u64,
     /// Last read, milliseconds since 1970.
@@ -138,7 +140,7 @@ pub struct Candidate {
 pub fn plan(candidates: &mut [Candidate], need_len: u64, strategy: Strategy) -> &[Candidate] {
     // The oid comes last everywhere, so that the same disk always gives the same plan.
     match strategy {
-        Strategy::Lru => candidates.sort_unstable_by_key(|one| (one.read_ms, one.oid)),
+        Strategy::Lru => candidates.sort_unstable_by_key(|one| (one.read_ms, one.oid, one.part)),
         Strategy::Fifo => candidates.sort_unstable_by_key(|one| (one.arrived_ms, one.oid)),
         Strategy::LargeFirst => candidates.sort_unstable_by_key(|one| (Reverse(one.len), one.read_ms, one.oid)),
     }
@@ -236,7 +238,7 @@ mod tests {
                     let now = clock as u64;
                     match *step {
                         Step::Arrive { name, len } if !kept.contains_key(&name) => {
-                            kept.insert(name, Candidate { oid: oid(name), len: len.into(), read_ms: now, arrived_ms: now });
+                            kept.insert(name, Candidate { oid: oid(name), part: None, len: len.into(), read_ms: now, arrived_ms: now });
                             order.push(name);
                         }
                         Step::Read { name } if kept.contains_key(&name) => {

@@ -18,7 +18,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::{
         fd::AsRawFd,
-        unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown},
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -181,11 +181,7 @@ impl View {
         let make = || {
             let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
             is_free(&file);
-            // An administrator's import belongs to the server's user, who must be able to mark reads and broken blocks.
-            let (ours, dir) = (file.metadata()?, fs::metadata(self.root())?);
-            if (ours.uid(), ours.gid()) != (dir.uid(), dir.gid()) {
-                fchown(&file, Some(dir.uid()), Some(dir.gid()))?;
-            }
+            place::give_to_owner(&file, self.root())?;
             Ok(file)
         };
         let file = make().map_err(|error| StoreError::io("create", path.display(), error))?;

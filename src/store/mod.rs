@@ -26,6 +26,7 @@ mod examine;
 pub mod format;
 mod fuzz;
 mod hash;
+mod heat;
 mod hits;
 mod intake;
 pub mod layer;
@@ -117,6 +118,7 @@ pub struct Store {
     limits: OnceLock<Limits>,
     borrower: OnceLock<Arc<dyn Borrower>>,
     recency: recency::Recency,
+    heat: heat::Heat,
     /// Bytes that the objects take on the disk: counted as blocks are published, corrected by each pass.
     kept_len: Arc<AtomicU64>,
     /// Loan through a pass. Taken before any slot of `live`.
@@ -171,6 +173,7 @@ impl Store {
             limits: OnceLock::new(),
             borrower: OnceLock::new(),
             recency: recency::Recency::default(),
+            heat: heat::Heat::default(),
             kept_len: Arc::default(),
             passes: Mutex::default(),
         }

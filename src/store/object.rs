@@ -49,15 +49,16 @@ impl Object {
         self.gone.store(true, Ordering::Release);
     }
 
-    /// Returns the bytes of `span` without copying them; the mapping lives as long as they do.
+    /// Returns the bytes of `span` without copying them; the mapping lives as long as they do, and so does the object: while anybody has
+    /// them it is in use, and loses no blocks.
     ///
     /// The caller answers for their having been written: the blocks are checked, or a running fill has come past `span.end`.
-    pub fn read(&self, span: Range<u64>) -> Result<Bytes, StoreError> {
+    pub fn read(self: &Arc<Self>, span: Range<u64>) -> Result<Bytes, StoreError> {
         let range = self.mapped_range(&span)?;
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        Ok(Bytes::from_owner(Mapped { map: self.map()?.clone(), range }))
+        Ok(Bytes::from_owner(Mapped { map: self.map()?.clone(), range, _object: self.clone() }))
     }
 
     /// Returns a copy of the bytes of `span`, for whoever looks at them in this process: of a page that cannot be read this is an error,
@@ -113,6 +114,18 @@ impl Object {
         }
     }
 
+    /// Gives the room of blocks back that are absent. Nobody may be writing into them, nor have bytes of them.
+    pub(super) fn punch(&self, block_index: u64) -> Result<(), StoreError> {
+        let span = self.blocks().span(block_index);
+        let (offset, len) = (self.header().payload_start() + span.start, span.end - span.start);
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: takes a descriptor that `self` holds open, and no pointer.
+        match unsafe { libc::fallocate(self.layer().as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t) } {
+            0 => Ok(()),
+            _ => Err(StoreError::io("free blocks of", format!("object {}", self.oid()), std::io::Error::last_os_error())),
+        }
+    }
+
     fn touch(&self, span: Range<u64>) -> Result<(), StoreError> {
         let mut buffer = vec![0; 64 * 1024];
         for offset in span.clone().step_by(buffer.len()) {
@@ -160,6 +173,7 @@ impl Deref for Object {
 struct Mapped {
     map: Arc<Mmap>,
     range: Range<usize>,
+    _object: Arc<Object>,
 }
 
 impl AsRef<[u8]> for Mapped {
@@ -181,9 +195,9 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn object(size: u64) -> Object {
+    fn object(size: u64) -> Arc<Object> {
         let oid = Oid::parse(&"0".repeat(64)).unwrap();
-        Object::new(BlockFile::create(tempfile::tempfile().unwrap(), &oid, size, MIB).unwrap(), Arc::default())
+        Arc::new(Object::new(BlockFile::create(tempfile::tempfile().unwrap(), &oid, size, MIB).unwrap(), Arc::default()))
     }
 
     #[test]

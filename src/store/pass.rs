@@ -1,5 +1,5 @@
 //! An eviction pass: measures what is kept, and when a limit is passed removes what the strategy names, down to the low
-//! water mark.
+//! water mark. Whole objects go; of those that are not whole, LRU takes the parts that nobody has read for long ([`super::heat`]).
 //!
 //! A pass costs a stat per object, which is nearly all of it; the plan is a sort. A million objects on ext4 take 0.5 s of CPU of
 //! our own (not optimised), 2.5 s of the kernel's, and 90 MiB; far longer when the disk has to be asked for each. It runs on a schedule, when the running
@@ -7,16 +7,20 @@
 //! ([`Store::make_room`]). Passes run one at a time.
 
 use super::{
-    Blob, Store, StoreError,
+    Blob, BlockFile, Object, Store, StoreError,
+    block_file::Opened,
     borrower::Loan,
-    evict::{Candidate, Level, Need, Reason, plan},
-    place,
+    evict::{Candidate, Level, Need, Reason, Strategy, plan},
+    heat, place,
     sweep::{Cursor, Swept, remove_file},
     view::View,
 };
 use crate::hub::Oid;
 use std::{
     collections::HashSet,
+    fs,
+    ops::Range,
+    os::unix::fs::MetadataExt,
     sync::{MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
@@ -28,6 +32,11 @@ const FRUITLESS_PAUSE: Duration = Duration::from_secs(30);
 /// Some file systems (btrfs, ZFS) give the room of a deleted file back only with their next commit. Until then what was evicted
 /// counts as free, or each look at the disk would evict as much again.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
+
+/// Objects that take less are not worth taking apart.
+const SPLIT_LEN_MIN: u64 = 16 << 20;
+
+type PartLens = [u64; heat::PART_COUNT as usize];
 
 /// How far a pass goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +70,8 @@ pub struct Pass {
     /// Why room was needed, and how much; none when no limit was passed.
     pub need: Option<Need>,
     pub evicted_count: u64,
+    /// Parts that went of objects that stay; their bytes are among `evicted_len`.
+    pub part_count: u64,
     pub evicted_len: u64,
     /// Victims passed over because somebody was using them.
     pub in_use_count: u64,
@@ -104,6 +115,14 @@ impl Store {
         self.recency.touch(oid, SystemTime::now());
     }
 
+    /// Notes which bytes of an object a client has read, if it is not whole: parts that nobody reads may go alone.
+    pub fn touch_span(&self, object: &Object, span: Range<u64>) {
+        if !object.is_complete() && !span.is_empty() {
+            let blocks = object.blocks();
+            self.heat.note(object.oid(), blocks.count(), blocks.covering(span), SystemTime::now());
+        }
+    }
+
     /// Writes down when objects were read, so that it survives a restart. BLOCKING; once a minute, and at the end.
     pub fn flush_reads(&self) {
         if self.read_only().is_none() {
@@ -119,9 +138,12 @@ impl Store {
 
     /// Makes sure that `len` bytes more can be kept without passing a limit, evicting if it must. BLOCKING when it must.
     ///
+    /// `held_len` is what the object that they are for takes already: one that would be larger than the whole cache gets no more, and
+    /// nothing goes for it.
+    ///
     /// `false`: there is no such room, for what is kept is pinned, in use or too little; serve without keeping. Nothing is
     /// reserved, so ask shortly before writing, and not for more than that.
-    pub fn make_room(&self, len: u64) -> Result<bool, StoreError> {
+    pub fn make_room(&self, len: u64, held_len: u64) -> Result<bool, StoreError> {
         let limits = self.limits();
         if !limits.are_set() || limits.need(&self.level()?, len).is_none() {
             return Ok(true);
@@ -132,8 +154,8 @@ impl Store {
         if passes.fruitless.is_some_and(|at| at.elapsed() < FRUITLESS_PAUSE) {
             return Ok(false);
         }
-        if need.reason == Reason::MaxSize && len > limits.kept_len_max {
-            // Larger than the whole cache: all would go, and it would still not fit.
+        if need.reason == Reason::MaxSize && len.saturating_add(held_len) > limits.kept_len_max {
+            // All else would go, and it would still not fit.
             return Ok(false);
         }
         let pass = self.pass_alone(&mut passes, &PassOptions { coming_len: len, sweep: Sweep::Nothing })?;
@@ -195,6 +217,9 @@ impl Store {
                 self.shrink(len);
             }
         }
+        if need_len > pass.quarantine_removed_len && limits.strategy == Strategy::Lru && !self.heat.is_empty() {
+            self.split(&view, &mut candidates);
+        }
         self.evict(&mut pass, &mut candidates, need_len)?;
         passes.fruitless = pass.falls_short().then(Instant::now);
         if pass.evicted_len > 0 {
@@ -233,18 +258,73 @@ impl Store {
             }
             let (victims, others) = rest.split_at_mut(victim_count);
             for victim in victims {
-                match self.remove_unused(&victim.oid)? {
-                    None => pass.in_use_count += 1,
-                    Some(len) => {
+                let gone = match victim.part {
+                    None => self.remove_unused(&victim.oid)?.map(Gone::Whole),
+                    Some(part) => self.shed(&victim.oid, part)?,
+                };
+                let len = match gone {
+                    None => {
+                        pass.in_use_count += 1;
+                        continue;
+                    }
+                    Some(Gone::Whole(len)) => {
                         log::debug!("evicted object={} bytes={len}", victim.oid);
                         pass.evicted_count += u64::from(len > 0);
-                        pass.evicted_len += len;
+                        len
                     }
-                }
+                    Some(Gone::Part(len)) => {
+                        log::debug!("evicted object={} part={:?} bytes={len}", victim.oid, victim.part);
+                        pass.part_count += u64::from(len > 0);
+                        len
+                    }
+                };
+                pass.evicted_len += len;
             }
             rest = others;
         }
         Ok(())
+    }
+
+    /// Replaces objects that are not whole, and of which it is known what was read of them when, by their parts.
+    fn split(&self, view: &View, candidates: &mut Vec<Candidate>) {
+        let objects: HashSet<Oid> = candidates.iter().map(|one| one.oid).collect();
+        let known = self.heat.known(|oid| objects.contains(oid));
+        let mut parts = Vec::new();
+        candidates.retain(|one| {
+            let Some(reads) = known.get(&one.oid).filter(|_| one.len >= SPLIT_LEN_MIN) else { return true };
+            // One that cannot be looked at, or is whole by now, is judged as a whole.
+            let Ok(Some(lens)) = view.part_lens(&one.oid) else { return true };
+            let some = (0..).zip(lens.iter().zip(reads)).filter(|(_, (len, _))| **len > 0);
+            parts.extend(some.map(|(part, (len, read_ms))| Candidate { part: Some(part), len: *len, read_ms: *read_ms, ..*one }));
+            false
+        });
+        candidates.extend(parts);
+    }
+
+    /// Makes the blocks of a part absent and gives their room back, in an object that nobody reads or fills. None: somebody does.
+    fn shed(&self, oid: &Oid, part: u8) -> Result<Option<Gone>, StoreError> {
+        let slot = self.live.slot(oid);
+        let mut live = slot.lock();
+        // Who has bytes of it has the object, and would see them become zeros: unlike a file's name, its blocks must be nobody's.
+        if self.borrower().let_go(oid) == Loan::InUse || live.upgrade().is_some() {
+            return Ok(None);
+        }
+        let allocated_len = || fs::symlink_metadata(self.place.blob(oid)).map_or(0, |meta| meta.blocks() * 512);
+        let before_len = allocated_len();
+        let Some(object) = self.open_kept(oid)?.filter(|object| !object.is_complete()) else { return Ok(Some(Gone::Part(0))) };
+        let blocks = heat::blocks_of(part.into(), object.blocks().count());
+        let present: Vec<u64> = blocks.filter(|block_index| object.is_present(*block_index)).collect();
+        // Marked absent first: whoever looks at the file meanwhile, to verify it, looks again. After a power loss that undoes only this
+        // the blocks are zeros that do not fit their checksums.
+        present.iter().try_for_each(|block_index| object.retract(*block_index))?;
+        let is_empty = object.present_count() == 0;
+        if is_empty || present.iter().try_for_each(|block_index| object.punch(*block_index)).is_err() {
+            // Where the file system cannot make holes, all goes as it always did.
+            return self.unlink(oid, &mut live).map(|len| Some(Gone::Whole(len)));
+        }
+        let len = before_len.saturating_sub(allocated_len());
+        self.shrink(len);
+        Ok(Some(Gone::Part(len)))
     }
 
     /// Deletes the file of an object that nobody reads or fills. None: somebody does.
@@ -264,8 +344,9 @@ impl Store {
     fn note(&self, pass: &Pass) {
         if let Some(need) = pass.need {
             log::info!(
-                "evicted objects={} bytes={} reason={} wanted={} in_use={} pinned={} quarantine_bytes={} ms={}",
+                "evicted objects={} parts={} bytes={} reason={} wanted={} in_use={} pinned={} quarantine_bytes={} ms={}",
                 pass.evicted_count,
+                pass.part_count,
                 pass.evicted_len,
                 need.reason.as_str(),
                 need.len,
@@ -281,7 +362,28 @@ impl Store {
     }
 }
 
+/// What went, and how many bytes that gave back.
+enum Gone {
+    Whole(u64),
+    Part(u64),
+}
+
 impl View {
+    /// Returns how many bytes of each part of an object are there; none when the object is whole, or not there.
+    fn part_lens(&self, oid: &Oid) -> Result<Option<PartLens>, StoreError> {
+        let Some(file) = self.open_blob(oid)? else { return Ok(None) };
+        let Opened::Ours(file) = BlockFile::open(file, oid)? else { return Ok(None) };
+        if file.is_complete() {
+            return Ok(None);
+        }
+        let blocks = file.blocks();
+        Ok(Some(std::array::from_fn(|part| {
+            let of_part = heat::blocks_of(part as u64, blocks.count());
+            let spans = of_part.filter(|block_index| file.is_present(*block_index)).map(|block_index| blocks.span(block_index));
+            spans.map(|span| span.end - span.start).sum()
+        })))
+    }
+
     /// Returns what a thorough pass would do now, as far as can be seen from outside: what is in use is not known here.
     pub fn would_pass(&self, limits: &super::Limits) -> Result<Pass, StoreError> {
         let began = Instant::now();
@@ -321,7 +423,13 @@ fn survey(view: &View) -> Result<(Pass, Vec<Candidate>), StoreError> {
         if pinned.contains(&oid) {
             pass.pinned_count += 1;
         } else {
-            candidates.push(Candidate { oid, len, read_ms: place::unix_ms(read), arrived_ms: place::unix_ms(modified) });
+            candidates.push(Candidate {
+                oid,
+                part: None,
+                len,
+                read_ms: place::unix_ms(read),
+                arrived_ms: place::unix_ms(modified),
+            });
         }
     })?;
     pass.quarantine_len = view.quarantine()?.iter().map(|(_, _, len)| len).sum();

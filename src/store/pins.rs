@@ -10,7 +10,7 @@
 //! `#` mean nothing. The file is replaced whole, by one process at a time; it needs no lock of the store, and a serving
 //! process reads it anew before each pass. That process also writes into it: the new name of a pinned repo that the Hub renamed.
 
-use super::StoreError;
+use super::{StoreError, place};
 use crate::hub::{RepoId, RepoKind, Revision};
 use std::{
     fmt,
@@ -124,7 +124,7 @@ pub(super) fn rename(root: &Path, old: &RepoId, new: &RepoId) -> Result<usize, S
 fn rewrite(root: &Path, edit: impl FnOnce(&mut Vec<String>) -> Result<usize, StoreError>) -> Result<usize, StoreError> {
     let path = root.join(FILE);
     let io = |error| StoreError::io("change", path.display(), error);
-    let _alone = lock(&path).map_err(io)?;
+    let _alone = lock(&path, root).map_err(io)?;
     let text = fs::read_to_string(&path).map_err(io)?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let changed = edit(&mut lines)?;
@@ -132,6 +132,8 @@ fn rewrite(root: &Path, edit: impl FnOnce(&mut Vec<String>) -> Result<usize, Sto
         let temp = root.join(format!("{FILE}.{}", std::process::id()));
         let write = || {
             let mut file = File::create(&temp)?;
+            // Whoever may not give it away has made it readable as he pleased.
+            let _ = place::give_to_owner(&file, root);
             lines.iter().try_for_each(|line| writeln!(file, "{line}"))?;
             // Unlike all else here a pin cannot be had again from upstream.
             file.sync_all()?;
@@ -144,9 +146,10 @@ fn rewrite(root: &Path, edit: impl FnOnce(&mut Vec<String>) -> Result<usize, Sto
 
 /// Waits until no other process changes the file. The lock lies on the file itself, so it is looked at again afterwards: the
 /// one before us may have replaced it.
-fn lock(path: &Path) -> io::Result<File> {
+fn lock(path: &Path, root: &Path) -> io::Result<File> {
     loop {
         let file = File::options().append(true).create(true).open(path)?;
+        let _ = place::give_to_owner(&file, root);
         // SAFETY: takes an open descriptor and no pointer.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } != 0 {
             return Err(io::Error::last_os_error());
@@ -160,6 +163,20 @@ fn lock(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pins_of_root_are_the_mirrors_users() {
+        let root = tempfile::tempdir().unwrap();
+        let (nobody, pin) = (65_534, Pin::parse("models/org/name").unwrap());
+        // Only root can try it.
+        if std::os::unix::fs::chown(root.path(), Some(nobody), Some(nobody)).is_err() {
+            return;
+        }
+        change(root.path(), std::slice::from_ref(&pin), &[], Ok).unwrap();
+        change(root.path(), &[], &[pin], Ok).unwrap();
+        let meta = fs::metadata(root.path().join(FILE)).unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (nobody, nobody));
+    }
 
     #[test]
     fn pins_come_and_go_and_comments_stay() {

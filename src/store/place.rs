@@ -24,7 +24,7 @@ use crate::hub::{Commit, FilePath, Oid, RepoId};
 use std::{
     fs,
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
@@ -174,6 +174,16 @@ impl Place {
             result => result,
         }
     }
+}
+
+/// Gives a file that was just made to whoever the directory belongs to: what an administrator's command makes is for the server's user, who
+/// must be able to read and replace it. `PermissionDenied` for whoever may not give files away.
+pub(super) fn give_to_owner(file: &fs::File, root: &Path) -> io::Result<()> {
+    let (ours, dir) = (file.metadata()?, fs::metadata(root)?);
+    if (ours.uid(), ours.gid()) == (dir.uid(), dir.gid()) {
+        return Ok(());
+    }
+    fchown(file, Some(dir.uid()), Some(dir.gid()))
 }
 
 /// Opens a block file without the kernel's counting it as a read: see [`super::recency`].

@@ -24,7 +24,7 @@ OLDEST = (3, 11)
 # Half a gigabyte; `make test` goes without.
 LARGE = {"libraries"}
 # What an environment is there for, when that is not the Hub's client.
-PURPOSE = {"browser": "playwright"}
+PURPOSE = {"browser": "playwright", "deploy": "kubernetes_validate"}
 
 
 def main() -> int:

@@ -7,13 +7,13 @@ mod block_store;
 mod found;
 mod hub_cache;
 mod kept_json;
+mod report;
 
 use super::{
     confirm, counted, failed,
     intake::{Intake, Taken, check_room, has, text},
-    ls::Filter,
+    ls::{Filter, Format},
     progress::bar,
-    table::Table,
 };
 use crate::{
     admin::{AskError, Keeper},
@@ -23,7 +23,8 @@ use crate::{
 };
 use found::{Bytes, Found};
 use http::HeaderValue;
-use indicatif::{HumanBytes, ProgressBar};
+use indicatif::ProgressBar;
+use report::Done;
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap},
@@ -56,6 +57,7 @@ pub struct Import {
     pub open: bool,
     /// `Bearer ..`, for asking the Hub about closed repos.
     pub authorization: Option<HeaderValue>,
+    pub format: Format,
 }
 
 /// How the other store lays out its files.
@@ -128,9 +130,7 @@ fn import(
     let view = View::open(&config.store.repos).ok();
     let mut plan = plan(found, view.as_ref());
     if asked.dry_run {
-        println!("{}", report(&plan, &HashMap::new(), None));
-        println!("would import {}", sum(plan.wanted.iter().map(|one| one.size)));
-        print_skipped(&plan.found);
+        report::print(&plan, None, asked.format);
         return Ok(ExitCode::SUCCESS);
     }
 
@@ -140,30 +140,16 @@ fn import(
     check_space(config, &view, &plan)?;
     let intake = Intake { view: &view, keeper: &keeper, block_size: config.store.block_size };
     let outcome = bring_in(&intake, &mut plan.wanted);
-    let failures: HashMap<Oid, String> =
-        outcome.iter().filter_map(|(oid, taken)| Some((*oid, taken.as_ref().err()?.clone()))).collect();
     let arrived: Vec<&Found> = plan.found.iter().filter(|one| is_here(one, &view)).collect();
     let unlearned = learn(&intake, &arrived, asked.open);
     drop(keeper);
     let asked_hub = ask_hub(config, asked, &arrived, &view, mirror);
 
-    println!("{}", report(&plan, &failures, Some(&view)));
-    let taken: Vec<&Taken> = outcome.values().filter_map(|taken| taken.as_ref().ok()).collect();
-    let shared = taken.iter().filter(|taken| taken.shared).map(|taken| taken.size).sum::<u64>();
-    let by = match shared {
-        0 => String::new(),
-        len => format!(" ({} of it shared with the source, which takes no room)", HumanBytes(len)),
-    };
-    println!(
-        "imported {}{by} in {:.1} s; {} here before",
-        sum(taken.iter().map(|taken| taken.size)),
-        began.elapsed().as_secs_f64(),
-        counted(plan.here.len() as u64, "object")
-    );
-    print_skipped(&plan.found);
+    let failed_any = outcome.values().any(Result::is_err);
+    report::print(&plan, Some(&Done { outcome, took: began.elapsed() }), asked.format);
     unlearned.iter().for_each(|why| eprintln!("dingospeed: {why}"));
     tell_lacks(&arrived, &view, asked_hub.as_deref());
-    Ok(if failures.is_empty() && unlearned.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if !failed_any && unlearned.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Finds what kind of store it is and where in `dir` it begins.
@@ -338,56 +324,4 @@ fn tell_lacks(arrived: &[&Found], view: &View, why: Option<&str>) {
             open_ended.join(", ")
         );
     }
-}
-
-fn report(plan: &Plan, failures: &HashMap<Oid, String>, view: Option<&View>) -> String {
-    let mut table = Table::new(&["REPO", "FILES", "SIZE", "STATE"]);
-    for one in &plan.found {
-        let files: Vec<_> = one.files.values().filter(|file| file.bytes != Bytes::Absent).collect();
-        let len: u64 = files.iter().map(|file| file.size).sum();
-        let broken = files.iter().filter(|file| failures.contains_key(&file.oid)).count();
-        let new = files.iter().filter(|file| !plan.here.contains_key(&file.oid)).count();
-        let state = match (files.len(), broken, new) {
-            (0, ..) => "nothing whole there".to_owned(),
-            (_, 0, 0) => "here before".to_owned(),
-            (_, 0, _) if view.is_none() => "to be imported".to_owned(),
-            (_, 0, _) => "imported".to_owned(),
-            (all, broken, _) => format!("{broken} of {all} failed"),
-        };
-        let all = one.files.len().max(files.len());
-        table.row([one.name(), format!("{} of {all}", files.len()), HumanBytes(len).to_string(), state]);
-    }
-    let mut text = table.text();
-    if !failures.is_empty() {
-        let mut table = Table::new(&["FAILED", "WHY"]);
-        for one in &plan.found {
-            for (path, file) in &one.files {
-                if let Some(why) = failures.get(&file.oid).filter(|_| file.bytes != Bytes::Absent) {
-                    table.row([format!("{}/{path}", one.name()), why.clone()]);
-                }
-            }
-        }
-        text.push('\n');
-        text.push_str(&table.text());
-    }
-    text
-}
-
-fn print_skipped(found: &[Found]) {
-    let mut table = Table::new(&["SKIPPED", "WHY"]);
-    let mut count = 0;
-    for one in found {
-        for (path, why) in &one.skipped {
-            table.row([format!("{}/{path}", one.name()), why.clone()]);
-            count += 1;
-        }
-    }
-    if count > 0 {
-        println!("\n{}{} skipped", table.text(), counted(count, "file"));
-    }
-}
-
-fn sum(sizes: impl Iterator<Item = u64>) -> String {
-    let (count, len) = sizes.fold((0, 0), |(count, len), size| (count + 1, len + size));
-    format!("{}, {}", counted(count, "object"), HumanBytes(len))
 }

@@ -145,7 +145,7 @@ fn what_is_used_or_pinned_stays() {
     assert_eq!([used, pinned, at_main, free].map(|oid| shelf.has(&oid)), [true, true, true, false], "{pass:?}");
     assert_eq!((pass.in_use_count, pass.pinned_count, pass.falls_short()), (1, 2, true));
     assert!(!shelf.link("a/free").exists() && shelf.link("a/pinned").exists());
-    assert!(!shelf.store.make_room(1).unwrap());
+    assert!(!shelf.store.make_room(1, 0).unwrap());
 
     // The pin of a branch holds where it points now.
     shelf.store.refs().put_ref(&repo("a/main"), "main", &commit('d'), SystemTime::now()).unwrap();
@@ -205,9 +205,10 @@ fn room_is_made_for_what_comes() {
     let old = shelf.keep("a/old", 2, 9, 9);
     shelf.limit(Strategy::Lru, room(3));
     assert!(!shelf.store.needs_pass().unwrap());
-    assert!(shelf.store.make_room(MIB).unwrap() && shelf.has(&old));
-    assert!(!shelf.store.make_room(9 * MIB).unwrap() && shelf.has(&old), "not for what could never fit");
-    let made = shelf.store.make_room(3 * MIB).unwrap();
+    assert!(shelf.store.make_room(MIB, 0).unwrap() && shelf.has(&old));
+    assert!(!shelf.store.make_room(9 * MIB, 0).unwrap() && shelf.has(&old), "not for what could never fit");
+    assert!(!shelf.store.make_room(2 * MIB, 7 * MIB).unwrap() && shelf.has(&old), "nor for more of what does not");
+    let made = shelf.store.make_room(3 * MIB, 0).unwrap();
     assert!(made && !shelf.has(&old), "{made} {}", shelf.store.kept_len());
     assert!(shelf.store.kept_len() < MIB);
 
@@ -215,6 +216,76 @@ fn room_is_made_for_what_comes() {
     shelf.keep("a/new", 4, 0, 0);
     assert!(shelf.store.kept_len() >= 4 * MIB && shelf.store.needs_pass().unwrap());
     assert!(shelf.store.pass_if_needed().unwrap().is_some_and(|pass| pass.evicted_count == 1));
+}
+
+/// An object of 128 MiB, two to a part, of which the first and the last twenty are there; the first ones were read ten hours ago, the
+/// last ones now.
+fn partial(shelf: &Shelf) -> Oid {
+    let oid = Oid::parse(&"7".repeat(64)).unwrap();
+    let object = shelf.store.object(&oid, 128 * MIB).unwrap();
+    for index in (0..20).chain(108..128) {
+        let bytes = content(MIB, index);
+        object.write(index * MIB, &bytes).unwrap();
+        object.publish(index, crc32c::crc32c(&bytes)).unwrap();
+    }
+    let now = SystemTime::now();
+    shelf.store.heat.note(&oid, 128, 0..20, now - Duration::from_secs(36_000));
+    shelf.store.touch_span(&object, 108 * MIB..128 * MIB);
+    shelf.store.link(&repo("a/partial"), &commit('c'), &path(), &oid).unwrap();
+    oid
+}
+
+fn present(shelf: &Shelf, oid: &Oid) -> Vec<u64> {
+    let object = shelf.store.object(oid, 128 * MIB).unwrap();
+    let present: Vec<u64> = (0..128).filter(|index| object.is_present(*index)).collect();
+    for index in &present {
+        assert!(object.check(*index).unwrap(), "what is there is right: {index}");
+        assert_eq!(object.copy(index * MIB..(index + 1) * MIB).unwrap(), content(MIB, *index));
+    }
+    present
+}
+
+#[test]
+fn of_what_is_not_whole_the_cold_blocks_go_first() {
+    let shelf = shelf();
+    let (partial, other) = (partial(&shelf), shelf.keep("a/other", 2, 5, 5));
+    shelf.limit(Strategy::Lru, room(42));
+    assert!(!shelf.store.needs_pass().unwrap());
+    // Five parts of two MiB, or one more for what the file itself takes.
+    assert!(shelf.store.make_room(10 * MIB, 0).unwrap());
+    let left = present(&shelf, &partial);
+    assert!((28..=30).contains(&left.len()) && shelf.has(&other), "{left:?}");
+    assert_eq!(left[left.len() - 20..], (108..128).collect::<Vec<_>>(), "what was read lately stays");
+    let allocated = fs::metadata(shelf.blob(&partial)).unwrap();
+    assert!(std::os::unix::fs::MetadataExt::blocks(&allocated) * 512 < room(31), "their room came back");
+
+    // What is cold is gone before the object that was read five hours ago, and that before what was read now.
+    let pass = shelf.store.pass(&PassOptions { coming_len: 22 * MIB, sweep: Sweep::All }).unwrap();
+    assert!(pass.part_count >= 4 && pass.evicted_count == 1 && !shelf.has(&other), "{pass:?}");
+    assert_eq!(present(&shelf, &partial), (108..128).collect::<Vec<_>>());
+    assert!(shelf.link("a/partial").symlink_metadata().is_ok(), "it is still there");
+
+    // In the end the whole goes, and its links with it.
+    let pass = shelf.store.pass(&PassOptions { coming_len: 42 * MIB, sweep: Sweep::All }).unwrap();
+    assert!(pass.evicted_count == 1 && !shelf.blob(&partial).exists(), "{pass:?}");
+    assert!(shelf.link("a/partial").symlink_metadata().is_err());
+}
+
+#[test]
+fn blocks_that_somebody_has_do_not_go() {
+    let shelf = shelf();
+    let partial = partial(&shelf);
+    let object = shelf.store.object(&partial, 128 * MIB).unwrap();
+    let bytes = object.read(3 * MIB..4 * MIB).unwrap();
+    drop(object);
+    shelf.limit(Strategy::Lru, room(10));
+    let pass = shelf.pass();
+    assert!(pass.part_count == 0 && pass.in_use_count > 0 && pass.falls_short(), "{pass:?}");
+    assert_eq!(bytes, content(MIB, 3));
+    drop(bytes);
+    let pass = shelf.pass();
+    assert!(pass.part_count > 0 && !pass.falls_short(), "{pass:?}");
+    assert!(present(&shelf, &partial).iter().all(|index| *index >= 108));
 }
 
 #[test]
