@@ -3,6 +3,7 @@
 use crate::hub::Oid;
 use crate::store::{Object, Store};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Objects of which something is remembered.
@@ -27,6 +28,8 @@ pub(super) struct Broken {
     stuck: moka::sync::Cache<Oid, Arc<Stuck>>,
     /// The size at which bytes came last, and how often.
     unclear: moka::sync::Cache<Oid, (u64, u32)>,
+    /// Whether there was ever anything stuck or unclear: most mirrors never look it up.
+    any: Arc<AtomicBool>,
 }
 
 struct Stuck {
@@ -39,7 +42,7 @@ impl Broken {
         let mismatched = moka::sync::Cache::builder().max_capacity(OIDS_MAX).time_to_live(MISMATCHED_FOR).build();
         let stuck = moka::sync::Cache::builder().max_capacity(STUCK_MAX).time_to_live(STUCK_FOR).build();
         let unclear = moka::sync::Cache::builder().max_capacity(OIDS_MAX).time_to_idle(UNCLEAR_FOR).build();
-        Broken { store, mismatched, stuck, unclear }
+        Broken { store, mismatched, stuck, unclear, any: Arc::default() }
     }
 
     /// Whether the object was something else time after time.
@@ -58,13 +61,14 @@ impl Broken {
         self.mismatched.entry(oid).and_upsert_with(|count| count.map_or(1, |count| count.into_value() + 1));
         if let Err(error) = self.store.quarantine_object(object, &reason) {
             log::error!("cannot set aside object={oid}, it is served past the disk: {error}");
+            self.any.store(true, Ordering::Release);
             self.stuck.insert(oid, Arc::new(Stuck { object: object.clone(), reason }));
         }
     }
 
     /// Whether something of the object is known to be wrong and lies where it would be opened.
     pub(super) fn is_stuck(&self, oid: &Oid) -> bool {
-        self.stuck.contains_key(oid)
+        self.any.load(Ordering::Acquire) && self.stuck.contains_key(oid)
     }
 
     /// Tries again to set it aside, unless something else lies there now; whether it is out of the way. Blocking.
@@ -79,7 +83,7 @@ impl Broken {
 
     /// The object is used at the size that is kept.
     pub(super) fn is_clear(&self, oid: &Oid) {
-        if self.unclear.contains_key(oid) {
+        if self.any.load(Ordering::Acquire) && self.unclear.contains_key(oid) {
             self.unclear.invalidate(oid);
         }
     }
@@ -87,6 +91,7 @@ impl Broken {
     /// Upstream has begun to give the object at another size than what is kept of it. Parts prove nothing; but when that comes
     /// again and again and nobody is told the other size any more, it gives way, or nothing would be kept for ever. Blocking.
     pub(super) fn comes_at(&self, oid: &Oid, size: u64) {
+        self.any.store(true, Ordering::Release);
         let again = |count: Option<(u64, u32)>| count.filter(|(last, _)| *last == size).map_or(1, |(_, count)| count + 1);
         let counted = self.unclear.entry(*oid).and_upsert_with(|entry| (size, again(entry.map(|entry| entry.into_value()))));
         if counted.into_value().1 < UNCLEAR_MAX {
