@@ -375,13 +375,13 @@ impl<F: FileLayer> BlockFile<F> {
         Ok(())
     }
 
-    /// Marks all blocks checked and the object verified, unless a block was retracted since `retract_count` was read.
+    /// Marks the object verified, unless a block was retracted since `retract_count` was read. What is checked stays so, and no more: pages
+    /// may have left the memory and come back since they went into the hash.
     pub fn accept_whole(&self, retract_count: u64) -> Result<bool, StoreError> {
         let marking = self.mark();
         if self.retract_count() != retract_count || !self.is_complete() {
             return Ok(false);
         }
-        (0..self.blocks().count()).for_each(|block_index| self.checked.set(block_index));
         self.set_verified_marked(&marking, true)?;
         Ok(true)
     }
