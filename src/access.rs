@@ -144,7 +144,8 @@ impl Access {
             log::warn!("access.operator_repos names repos, but there is no upstream.token that could open them");
         }
         let offline = config.upstream.offline;
-        Access {
+        let verdicts = |time: Duration| moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(time).build();
+        let access = Access {
             upstream: Upstream { origin: origin.clone(), names: names.clone(), offline },
             origin,
             store,
@@ -162,12 +163,27 @@ impl Access {
             operators,
             open: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
             presumed: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(STANDS_IN_FOR)).build(),
-            accepted: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
-            graced: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(STANDS_IN_FOR)).build(),
+            accepted: verdicts(ttl),
+            graced: verdicts(ttl.min(STANDS_IN_FOR)),
             refused: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl.min(REFUSED_FOR)).build(),
             identities: moka::future::Cache::builder().max_capacity(VERDICTS_MAX).time_to_live(ttl).build(),
             forgetter,
-        }
+        };
+        let (open, presumed, identities) = (access.open.clone(), access.presumed.clone(), access.identities.clone());
+        let (accepted, graced) = (access.accepted.clone(), access.graced.clone());
+        access.forgetter.also(move || {
+            open.invalidate_all();
+            presumed.invalidate_all();
+            identities.invalidate_all();
+            accepted.invalidate_all();
+            graced.invalidate_all();
+        });
+        access
+    }
+
+    /// Whether everybody may read the repo, by upstream's word that stands. Asks nobody.
+    pub async fn is_known_open(&self, repo: &RepoId) -> bool {
+        matches!(self.open.get(repo).await, Some(Public::Yes))
     }
 
     /// Lets a caller read a repo's files, or says upstream's no. Asked once for many callers at a time.

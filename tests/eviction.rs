@@ -250,3 +250,33 @@ async fn what_does_not_fit_is_served_past_the_disk() {
     s.get(&mirror, 2).await;
     assert_eq!(s.hub.cdn_bytes(), 0);
 }
+
+#[tokio::test]
+async fn cold_parts_of_what_is_read_all_the_time_go_alone() {
+    let hub = FakeHub::start().await;
+    let (large, other) = (noise(60, 64 * MIB), noise(61, 14 * MIB));
+    hub.model("acme/large").lfs("w.bin", &large).commit("first");
+    hub.model("acme/other").lfs("w.bin", &other).commit("first");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let mirror = limited(&hub, &folder.path().join("repos"), 32).start().await;
+    let target = "/acme/large/resolve/main/w.bin";
+    let read = async |span: std::ops::Range<usize>| {
+        let part = mirror.get_range(target, &format!("bytes={}-{}", span.start, span.end - 1)).await;
+        assert!(part.status == 206 && part.whole && part.body == large[span.clone()], "{span:?}: {}", part.status);
+    };
+    read(0..20 * MIB).await;
+    read(50 * MIB..54 * MIB).await;
+    // Somebody keeps reading the end; for what comes now the start has to go, and nothing else.
+    let came = mirror.get("/acme/other/resolve/main/w.bin").await;
+    assert!(came.whole && came.body == other, "{}", came.status);
+    mirror.wait_log("evicted objects=0 parts=").await;
+    hub.clear_log();
+    read(50 * MIB..54 * MIB).await;
+    let came = mirror.get("/acme/other/resolve/main/w.bin").await;
+    assert!(came.whole && came.body == other, "{}", came.status);
+    assert_eq!(hub.cdn_bytes(), 0, "what is read stays");
+    // What went is absent, and comes again right.
+    read(0..2 * MIB).await;
+    assert!(hub.cdn_bytes() > 0);
+    read(0..20 * MIB).await;
+}

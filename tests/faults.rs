@@ -629,6 +629,32 @@ async fn what_is_fetched_again_for_rot_is_in_the_verdict() {
 }
 
 #[tokio::test]
+async fn what_verify_brings_back_into_memory_is_not_taken_for_proven() {
+    let hub = FakeHub::start().await;
+    let bytes = noise(19, 24 * MIB);
+    let oid = hub.model("acme/large").lfs("w.bin", &bytes).commit("first").oid("w.bin");
+    let mirror = Mirror::of(&hub).set("fetch.when_client_leaves", "finish_request").start().await;
+    // As in the test before: proven in this process, and in nobody's use.
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[&format!("Range: bytes=0-{}", 16 * MIB - 1)]).await;
+    assert_eq!(connection.head("GET").await.expect("an answer").0, 206);
+    drop(connection);
+    let mut tries = 0;
+    while mirror.metrics().await.of("dingospeed_blocks_filled_total") < 16.0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tries += 1;
+        assert!(tries < 400, "the wish of a client that left is fulfilled");
+    }
+    // One block alone: the first that is found broken makes the mirror doubt all.
+    rot(&mirror, &oid, &bytes, 15 * MIB + 9);
+    let repos = mirror.repos().display().to_string();
+    let (code, _, said) = crate::harness::dingospeed(&["verify", "--repos", &repos], &[]).await;
+    assert_eq!(code, Some(1), "it finds it: {said}");
+    let part = mirror.get_range(FILE, &format!("bytes={}-{}", 15 * MIB, 16 * MIB - 1)).await;
+    assert!(part.status == 206 && part.whole && part.body == bytes[15 * MIB..16 * MIB], "{}", part.status);
+}
+
+#[tokio::test]
 async fn rot_that_the_verdict_finds_ahead_of_a_reader_is_fetched_for_it() {
     let hub = FakeHub::start().await;
     let bytes = noise(18, 48 * MIB);

@@ -89,7 +89,8 @@ impl Upstream {
     /// Which of all repos that ever had this name it is, as this caller may know: the Hub gives each an id. None if upstream tells
     /// of none; an error if it does not tell of the repo now.
     pub(super) async fn identity(&self, repo: &RepoId, token: Option<&Token>) -> Result<Option<String>, HubError> {
-        let asking = self.origin.within(PATIENCE).deciding();
+        // Not one that decides: a repo can be made so that the Hub is slow to tell of it, which proves nothing of others.
+        let asking = self.origin.within(PATIENCE);
         let reply = asking.ask(&Method::GET, &repo.api_path(), token, None).await.map_err(|error| error.to_hub())?;
         let facts = parse_info(&reply.body).ok().filter(|_| reply.status == 200 && reply.authoritative);
         let unusable = || HubError::upstream_broken(&format!("{} does not tell which repo this is", self.origin.base()));

@@ -16,9 +16,10 @@ const TEXT_NAMES: [&str; 6] = ["license", "readme", "dockerfile", "makefile", ".
 
 /// Returns the `Content-Type` of a file by its path.
 pub fn content_type(path: &str) -> &'static str {
-    let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
+    let name = path.rsplit('/').next().unwrap_or(path);
     let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-    if TEXT_ENDINGS.contains(&ending) || TEXT_NAMES.contains(&name.as_str()) { TEXT } else { BINARY }
+    let is_among = |known: &[&str], text: &str| known.iter().any(|one| one.eq_ignore_ascii_case(text));
+    if is_among(&TEXT_ENDINGS, ending) || is_among(&TEXT_NAMES, name) { TEXT } else { BINARY }
 }
 
 /// Returns the `Content-Disposition` of a file by its name: always ASCII, with the true name in the first parameter.

@@ -53,7 +53,7 @@ impl Oid {
 
     /// Returns the strong entity tag of the object, with its quotes.
     pub fn etag(&self) -> String {
-        format!("\"{self}\"")
+        ["\"", self.as_str(), "\""].concat()
     }
 }
 

@@ -330,7 +330,10 @@ impl Mirror {
         let target = question.target.upstream_path_and_query();
         let patience = match known.is_some_and(is_usable) {
             true => KEPT_PATIENCE,
-            false if self.may_be_derived(question).await => KEPT_PATIENCE.min(self.config.upstream.question_timeout * 2 / 5),
+            // Of what is open to all that question is answered.
+            false if self.asks_who(question).await && self.may_be_derived(question).await => {
+                KEPT_PATIENCE.min(self.config.upstream.question_timeout * 2 / 5)
+            }
             false => Duration::MAX,
         };
         // The operator's token may stand in for no token, but only on what is open to all: a repo's content. Below the same path
@@ -394,6 +397,14 @@ impl Mirror {
     /// the repo was closed since it was last found open.
     async fn is_reader(&self, repo: &RepoId, token: Option<&Token>) -> bool {
         self.access.is_open(repo).await || (token.is_some() && self.access.check(repo, token).await.is_ok())
+    }
+
+    /// Whether upstream may have to be asked who may read.
+    async fn asks_who(&self, question: &Question) -> bool {
+        match question.route.repo() {
+            Some(repo) => !self.access.is_known_open(repo).await,
+            None => false,
+        }
     }
 
     /// `was_there` when something is kept that a no would be about.

@@ -333,6 +333,8 @@ impl Mirror {
             }
         }
         self.warm.invalidate(oid);
+        // Or it would count as in use for what can only be done to what nobody has.
+        self.warm.run_pending_tasks();
         // Whoever took it meanwhile reads on from a file without a name, if it comes to that, which is still judged as a whole.
         fills.remove(oid);
         Loan::Idle

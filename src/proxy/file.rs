@@ -6,7 +6,7 @@ use crate::hub::{FilePath, HubError, Oid, RangeAsk, RepoId, Revision, content_di
 use crate::mirror::{Asker, FileInfo, Mirror, Part};
 use crate::source::Token;
 use bytes::Bytes;
-use http::{HeaderValue, Method, header};
+use http::{Method, header};
 use pingora_core::protocols::http::conditional_filter::to_304;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
@@ -103,20 +103,17 @@ pub(super) fn head(file: &FileInfo) -> pingora_core::Result<ResponseHeader> {
 
 /// Adds what the Hub tells of a file beside its bytes. `location` is where a layer is, for who takes that from the answer.
 pub(super) fn name(head: &mut ResponseHeader, file: &FileInfo, location: Option<&str>) -> pingora_core::Result<()> {
-    let etag = file.oid.etag();
     head.insert_header("X-Repo-Commit", file.commit.as_str())?;
-    head.insert_header("X-Linked-Etag", &etag)?;
+    head.insert_header("X-Linked-Etag", file.oid.etag())?;
     head.insert_header("X-Linked-Size", file.size)?;
-    head.insert_header(header::ETAG, etag)?;
-    head.insert_header(header::ACCEPT_RANGES, "bytes")?;
+    if head.status == 304 {
+        // Taken out with what only a body needs; clients look for it in any answer.
+        head.insert_header(header::ACCEPT_RANGES, "bytes")?;
+    }
     if let Some(location) = location {
         head.insert_header(header::LOCATION, location)?;
     }
     head.insert_header(header::CONTENT_DISPOSITION, content_disposition(file.path.file_name()))?;
-    let is_multipart = |value: &HeaderValue| value.as_bytes().starts_with(b"multipart");
-    if head.status == 200 || (head.status == 206 && !head.headers.get(header::CONTENT_TYPE).is_some_and(is_multipart)) {
-        head.insert_header(header::CONTENT_TYPE, content_type(file.path.as_str()))?;
-    }
     // As the Hub says it: no browser runs a stranger's file as if it were this mirror's own page.
     head.insert_header(header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox")?;
     respond::add_cors(head)

@@ -13,15 +13,17 @@ fn text(request: &RequestHeader, name: header::HeaderName) -> Option<&str> {
 
 /// What the request asks of the file. Only GET has ranges, and only while `If-Range` holds.
 pub(super) fn asked(request: &RequestHeader, file: &FileInfo) -> RangeAsk {
-    if request.method != Method::GET || !if_range_allows(text(request, header::IF_RANGE), &file.oid.etag()) {
+    let range = text(request, header::RANGE);
+    if range.is_none() || request.method != Method::GET || !if_range_allows(text(request, header::IF_RANGE), &file.oid.etag()) {
         return RangeAsk::Whole;
     }
-    parse_range(text(request, header::RANGE), file.size)
+    parse_range(range, file.size)
 }
 
 /// Whether the client has the file already.
 pub(super) fn not_modified(request: &RequestHeader, file: &FileInfo) -> bool {
-    if_none_match(text(request, header::IF_NONE_MATCH), &file.oid.etag())
+    let tags = text(request, header::IF_NONE_MATCH);
+    tags.is_some() && if_none_match(tags, &file.oid.etag())
 }
 
 /// Turns the head of the whole file into the head of what was asked.

@@ -37,7 +37,7 @@ impl HubProxy {
         if upstream.offline {
             return Err(HubError::offline().into_refusal());
         }
-        if origin.is_down() {
+        if origin.is_gone() {
             let detail = format!("{} is down, and this is passed on to it", origin.base());
             return Err(HubError::upstream_unavailable(&detail, RETRY_AFTER).into_refusal());
         }

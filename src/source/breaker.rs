@@ -148,6 +148,11 @@ impl Breaker {
         self.unreachable.as_ref().is_some_and(|open| open.probing || now < open.due)
     }
 
+    /// The same, and there is proof that it is not just one question that it does not answer.
+    pub(super) fn is_gone(&self, now: Instant) -> bool {
+        self.proven && self.is_down(now)
+    }
+
     /// Since when the host is down, as far as was told by [`Change::Down`].
     pub(super) fn down_since(&self) -> Option<Instant> {
         [&self.unreachable, &self.failing].into_iter().flatten().filter(|open| open.told).map(|open| open.since).min()

@@ -118,6 +118,10 @@ impl Hosts {
     pub(super) fn is_down(&self, url: &Url) -> bool {
         self.host(url).state().0.is_down(Instant::now())
     }
+
+    pub(super) fn is_gone(&self, url: &Url) -> bool {
+        self.host(url).state().0.is_gone(Instant::now())
+    }
 }
 
 impl Host {

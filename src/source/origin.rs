@@ -204,6 +204,11 @@ impl Origin {
         self.client.hosts.is_down(&self.upstreams[0].base)
     }
 
+    /// The same, and not only because it left one question without an answer.
+    pub fn is_gone(&self) -> bool {
+        self.client.hosts.is_gone(&self.upstreams[0].base)
+    }
+
     /// The first upstream, for a request that is passed on as it is, and the `Host` it is known by.
     pub fn peer(&self) -> (HttpPeer, String) {
         let base = &self.upstreams[0].base;

@@ -5,6 +5,7 @@ use super::{
     StoreError,
     block_file::{BlockFile, Opened},
     hash::ObjectHasher,
+    object::no_read_ahead,
     view::View,
 };
 use crate::hub::Oid;
@@ -48,8 +49,10 @@ impl View {
     /// Reads all of an object that is there. BLOCKING, for as long as the disk takes. `progress` is told bytes as they are read.
     pub fn examine(&self, oid: &Oid, progress: &mut dyn FnMut(u64)) -> Result<Finding, StoreError> {
         let Some(file) = self.open_blob(oid)? else { return Ok(Finding::Absent) };
-        // What is verified should come from the disk, not from pages that were right when they were written.
+        // What is verified should come from the disk, not from pages that were right when they were written, and no page of a block
+        // before all of it is judged.
         forget(&file, 0..0);
+        no_read_ahead(&file);
         let inode = file.metadata().map_err(|error| StoreError::io("measure", oid, error))?.ino();
         let finding = match open(file, oid)? {
             Look::File(file) => self.examine_blocks(&file, oid, progress)?,
@@ -75,12 +78,13 @@ impl View {
                 }
             })?;
             if found != file.checksum(block_index) {
+                // What went into the hash is not the block.
+                hasher = None;
+                let is_broken = self.stays_broken(oid, block_index, &mut buffer);
                 // A serving process takes what it finds in memory for what it proved before.
                 let (start, span) = (file.header().payload_start(), blocks.span(block_index));
                 forget(file.layer(), start + span.start..start + span.end);
-                // What went into the hash is not the block.
-                hasher = None;
-                if self.stays_broken(oid, block_index, &mut buffer)? {
+                if is_broken? {
                     broken.push(block_index);
                 }
             }
@@ -99,6 +103,7 @@ impl View {
     fn stays_broken(&self, oid: &Oid, block_index: u64, buffer: &mut [u8]) -> Result<bool, StoreError> {
         for _ in 1..LOOKS {
             let Some(file) = self.open_blob(oid)? else { return Ok(false) };
+            no_read_ahead(&file);
             let Look::File(file) = open(file, oid)? else { return Ok(false) };
             if !file.is_present(block_index) {
                 return Ok(false);

@@ -33,7 +33,9 @@ impl Heat {
         let now_ms = place::unix_ms(now);
         let mut objects = self.lock();
         if objects.len() >= OBJECTS_MAX && !objects.contains_key(oid) {
-            return;
+            // What was read longest ago makes room.
+            let oldest = objects.iter().min_by_key(|(_, reads)| reads.iter().max()).map(|(oid, _)| *oid);
+            oldest.map(|oid| objects.remove(&oid));
         }
         let reads = objects.entry(*oid).or_insert([now_ms; PART_COUNT as usize]);
         for (part, read_ms) in (0..).zip(reads) {
@@ -49,6 +51,11 @@ impl Heat {
         let mut objects = self.lock();
         objects.retain(|oid, _| wanted(oid));
         objects.clone()
+    }
+
+    /// Of an object that is whole now, or gone, nothing need be known.
+    pub(super) fn forget(&self, oid: &Oid) {
+        self.lock().remove(oid);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -119,6 +119,8 @@ pub struct Store {
     borrower: OnceLock<Arc<dyn Borrower>>,
     recency: recency::Recency,
     heat: heat::Heat,
+    /// Whether a part of an object can go.
+    makes_holes: OnceLock<bool>,
     /// Bytes that the objects take on the disk: counted as blocks are published, corrected by each pass.
     kept_len: Arc<AtomicU64>,
     /// Loan through a pass. Taken before any slot of `live`.
@@ -174,6 +176,7 @@ impl Store {
             borrower: OnceLock::new(),
             recency: recency::Recency::default(),
             heat: heat::Heat::default(),
+            makes_holes: OnceLock::new(),
             kept_len: Arc::default(),
             passes: Mutex::default(),
         }
@@ -425,7 +428,12 @@ impl Store {
             }
         });
         match opened {
-            Ok(file) => Ok(file.map(|file| Object::new(file, self.kept_len.clone()))),
+            Ok(file) => Ok(file.map(|file| {
+                let object = Object::new(file, self.kept_len.clone());
+                // Whoever holds the store may still remove the file, but not take blocks out of it.
+                let _ = self.place.is_read_only() && object.lock_file(true);
+                object
+            })),
             Err(StoreError::Corrupt { reason, .. }) => {
                 self.place.set_aside(&path, oid.as_str(), &reason)?;
                 Ok(None)

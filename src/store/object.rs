@@ -32,10 +32,8 @@ impl Object {
     /// `kept_len` is the running total of the bytes that are kept, to which each published block is added.
     pub(super) fn new(mut file: BlockFile<File>, kept_len: Arc<AtomicU64>) -> Object {
         file.count_into(kept_len);
-        // No reading ahead of what is asked for: it would bring a neighbour's pages back from the disk, which then pass for the
-        // ones that were proven before they left the memory. `load` asks for whole blocks.
-        // SAFETY: takes an open descriptor and no pointer. It is advice: where it is not heeded, less is noticed of a rotting disk.
-        unsafe { libc::posix_fadvise(file.layer().as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
+        // `load` asks for whole blocks.
+        no_read_ahead(file.layer());
         Object { file, map: OnceLock::new(), gone: AtomicBool::new(false) }
     }
 
@@ -117,13 +115,17 @@ impl Object {
     /// Gives the room of blocks back that are absent. Nobody may be writing into them, nor have bytes of them.
     pub(super) fn punch(&self, block_index: u64) -> Result<(), StoreError> {
         let span = self.blocks().span(block_index);
-        let (offset, len) = (self.header().payload_start() + span.start, span.end - span.start);
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let start = self.header().payload_start();
+        let io = |error| StoreError::io("free blocks of", format!("object {}", self.oid()), error);
+        punch_hole(self.layer(), start + span.start..start + span.end).map_err(io)
+    }
+
+    /// Says to other processes that the object is read without the store's lock (`shared`), or asks whether none does. False: the other
+    /// is the case. It holds as long as the object is open.
+    pub(super) fn lock_file(&self, shared: bool) -> bool {
+        let mode = if shared { libc::LOCK_SH } else { libc::LOCK_EX };
         // SAFETY: takes a descriptor that `self` holds open, and no pointer.
-        match unsafe { libc::fallocate(self.layer().as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t) } {
-            0 => Ok(()),
-            _ => Err(StoreError::io("free blocks of", format!("object {}", self.oid()), std::io::Error::last_os_error())),
-        }
+        unsafe { libc::flock(self.layer().as_raw_fd(), mode | libc::LOCK_NB) == 0 }
     }
 
     fn touch(&self, span: Range<u64>) -> Result<(), StoreError> {
@@ -150,7 +152,7 @@ impl Object {
         }
         let io = |error| StoreError::io("map", format!("object {}", self.oid()), error);
         // SAFETY: the file must not shrink, nor bytes change that were lent out. Nothing in this room truncates a block file, and
-        // other processes are kept out by the store's lock. A block lent out is published, so `write` refuses to touch it; a
+        // other processes are kept out by the store's lock, or see by the file's own that it is read without. A block lent out is published, so `write` refuses to touch it; a
         // running fill's readers are lent only what lies before its progress. The exception is a block found broken and filled
         // again while somebody still holds its bytes: they change to the right ones, as plain bytes that no one builds on.
         let map = unsafe { Mmap::map(self.layer()) }.map_err(io)?;
@@ -169,6 +171,13 @@ impl Deref for Object {
     }
 }
 
+/// Keeps reads to what they ask for: reading ahead would bring a neighbour's pages back from the disk, which then pass for the ones that
+/// were proven before they left the memory.
+pub(super) fn no_read_ahead(file: &File) {
+    // SAFETY: takes an open descriptor and no pointer. It is advice: where it is not heeded, less is noticed of a rotting disk.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
+}
+
 /// A part of a mapping that owns its share of it.
 struct Mapped {
     map: Arc<Mmap>,
@@ -179,6 +188,17 @@ struct Mapped {
 impl AsRef<[u8]> for Mapped {
     fn as_ref(&self) -> &[u8] {
         &self.map[self.range.clone()]
+    }
+}
+
+/// Makes a range of a file a hole, which reads as zeros and takes no room.
+pub(super) fn punch_hole(file: &File, range: Range<u64>) -> std::io::Result<()> {
+    let (offset, len) = (range.start as libc::off_t, (range.end - range.start) as libc::off_t);
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: takes an open descriptor and no pointer.
+    match unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 

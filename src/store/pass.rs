@@ -11,7 +11,9 @@ use super::{
     block_file::Opened,
     borrower::Loan,
     evict::{Candidate, Level, Need, Reason, Strategy, plan},
-    heat, place,
+    heat,
+    object::punch_hole,
+    place,
     sweep::{Cursor, Swept, remove_file},
     view::View,
 };
@@ -20,7 +22,6 @@ use std::{
     collections::HashSet,
     fs,
     ops::Range,
-    os::unix::fs::MetadataExt,
     sync::{MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
@@ -35,6 +36,9 @@ const SETTLE_MAX: Duration = Duration::from_secs(30);
 
 /// Objects that take less are not worth taking apart.
 const SPLIT_LEN_MIN: u64 = 16 << 20;
+
+/// The length of the hole that is made to see whether one can be.
+const HOLE_LEN: u64 = 64 << 10;
 
 type PartLens = [u64; heat::PART_COUNT as usize];
 
@@ -217,7 +221,11 @@ impl Store {
                 self.shrink(len);
             }
         }
-        if need_len > pass.quarantine_removed_len && limits.strategy == Strategy::Lru && !self.heat.is_empty() {
+        if need_len > pass.quarantine_removed_len
+            && limits.strategy == Strategy::Lru
+            && !self.heat.is_empty()
+            && self.makes_holes()
+        {
             self.split(&view, &mut candidates);
         }
         self.evict(&mut pass, &mut candidates, need_len)?;
@@ -260,7 +268,11 @@ impl Store {
             for victim in victims {
                 let gone = match victim.part {
                     None => self.remove_unused(&victim.oid)?.map(Gone::Whole),
-                    Some(part) => self.shed(&victim.oid, part)?,
+                    // What cannot be done about one object is no reason to leave the others.
+                    Some(part) => self.shed(&victim.oid, part).unwrap_or_else(|error| {
+                        log::warn!("cannot evict a part of object={}: {error}", victim.oid);
+                        None
+                    }),
                 };
                 let len = match gone {
                     None => {
@@ -292,11 +304,16 @@ impl Store {
         let mut parts = Vec::new();
         candidates.retain(|one| {
             let Some(reads) = known.get(&one.oid).filter(|_| one.len >= SPLIT_LEN_MIN) else { return true };
-            // One that cannot be looked at, or is whole by now, is judged as a whole.
-            let Ok(Some(lens)) = view.part_lens(&one.oid) else { return true };
+            // One that cannot be looked at, or is whole by now, is judged as a whole; so is one without a whole block.
+            let Ok(Some(lens)) = view.part_lens(&one.oid) else {
+                self.heat.forget(&one.oid);
+                return true;
+            };
             let some = (0..).zip(lens.iter().zip(reads)).filter(|(_, (len, _))| **len > 0);
-            parts.extend(some.map(|(part, (len, read_ms))| Candidate { part: Some(part), len: *len, read_ms: *read_ms, ..*one }));
-            false
+            let of_one = some.map(|(part, (len, read_ms))| Candidate { part: Some(part), len: *len, read_ms: *read_ms, ..*one });
+            let before = parts.len();
+            parts.extend(of_one);
+            parts.len() == before
         });
         candidates.extend(parts);
     }
@@ -309,22 +326,43 @@ impl Store {
         if self.borrower().let_go(oid) == Loan::InUse || live.upgrade().is_some() {
             return Ok(None);
         }
-        let allocated_len = || fs::symlink_metadata(self.place.blob(oid)).map_or(0, |meta| meta.blocks() * 512);
-        let before_len = allocated_len();
         let Some(object) = self.open_kept(oid)?.filter(|object| !object.is_complete()) else { return Ok(Some(Gone::Part(0))) };
-        let blocks = heat::blocks_of(part.into(), object.blocks().count());
-        let present: Vec<u64> = blocks.filter(|block_index| object.is_present(*block_index)).collect();
-        // Marked absent first: whoever looks at the file meanwhile, to verify it, looks again. After a power loss that undoes only this
-        // the blocks are zeros that do not fit their checksums.
-        present.iter().try_for_each(|block_index| object.retract(*block_index))?;
-        let is_empty = object.present_count() == 0;
-        if is_empty || present.iter().try_for_each(|block_index| object.punch(*block_index)).is_err() {
-            // Where the file system cannot make holes, all goes as it always did.
+        if !object.lock_file(false) {
+            return Ok(None);
+        }
+        let blocks = object.blocks();
+        let present: Vec<u64> = heat::blocks_of(part.into(), blocks.count()).filter(|index| object.is_present(*index)).collect();
+        let shed = || {
+            // Marked absent first, also on the disk: whoever looks at the file meanwhile, to verify it, looks again, and after a power loss
+            // no zeros stand where a block is said to be.
+            present.iter().try_for_each(|block_index| object.retract(*block_index))?;
+            object.sync()?;
+            present.iter().try_for_each(|block_index| object.punch(*block_index))
+        };
+        // A disk so full that not even a mark can be changed has most need of the room.
+        let done = shed().inspect_err(|error| log::warn!("evicts all of object={oid}, since a part cannot go alone: {error}"));
+        if done.is_err() || object.present_count() == 0 {
             return self.unlink(oid, &mut live).map(|len| Some(Gone::Whole(len)));
         }
-        let len = before_len.saturating_sub(allocated_len());
+        // By what the blocks hold: some file systems tell only later what they have got back.
+        let len = present.iter().map(|block_index| blocks.span(*block_index)).map(|span| span.end - span.start).sum();
         self.shrink(len);
         Ok(Some(Gone::Part(len)))
+    }
+
+    /// Whether the store's file system takes back the room of a part of a file. Tried out once.
+    fn makes_holes(&self) -> bool {
+        *self.makes_holes.get_or_init(|| {
+            let path = self.place.temp();
+            let tried = fs::File::create_new(&path).and_then(|file| {
+                file.set_len(HOLE_LEN)?;
+                punch_hole(&file, 0..HOLE_LEN)
+            });
+            let _ = fs::remove_file(&path);
+            tried
+                .inspect_err(|error| log::info!("objects are evicted as wholes: the file system makes no holes: {error}"))
+                .is_ok()
+        })
     }
 
     /// Deletes the file of an object that nobody reads or fills. None: somebody does.

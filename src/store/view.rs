@@ -14,7 +14,7 @@ use crate::hub::{Commit, Oid, RepoId, RepoKind};
 use std::{
     collections::HashSet,
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -179,7 +179,7 @@ impl View {
         Ok(Some(Peek { allocated_len: meta.blocks() * 512, size, present_len, verified, read: read_of(&meta) }))
     }
 
-    /// Calls `visit` for each block file, in the directory's order. BLOCKING, a stat per file.
+    /// Calls `visit` for each block file, in the disk's order. BLOCKING, a stat per file.
     pub fn each_blob(&self, mut visit: impl FnMut(Blob)) -> Result<(), StoreError> {
         let blobs = self.place.blobs();
         let io = |error| StoreError::io("list", blobs.display(), error);
@@ -188,8 +188,10 @@ impl View {
             if !dir.file_type().map_err(io)?.is_dir() {
                 continue;
             }
-            for entry in fs::read_dir(dir.path()).map_err(io)? {
-                let entry = entry.map_err(io)?;
+            let mut entries = fs::read_dir(dir.path()).map_err(io)?.collect::<io::Result<Vec<_>>>().map_err(io)?;
+            // Directories list by hash; neighbours on the disk are neighbours by number, and a disk that has to be asked is asked once.
+            entries.sort_unstable_by_key(DirEntryExt::ino);
+            for entry in entries {
                 let Some(oid) = entry.file_name().to_str().and_then(Oid::parse) else { continue };
                 // Evicted since it was listed: not there any more.
                 let Ok(meta) = entry.metadata() else { continue };
