@@ -21,6 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// How many bytes one published block may drag through the hasher behind it: enough to catch up with what came out of
 /// order, little enough that the courier is not held up. At least one block.
 const HASH_STEP_LEN: u64 = 8 << 20;
+/// So many verdicts in a row may find blocks that rotted since they were written. A disk that spoils whatever it is given would
+/// otherwise have it fetched without an end.
+const ROTTED_MAX: u32 = 8;
 /// Bytes read at once for the hash.
 const HASH_PIECE_LEN: u64 = 1 << 20;
 
@@ -45,6 +48,8 @@ struct Judging {
     verifying: bool,
     /// Why the last verification could not be ended; the next one tries again.
     unjudged: Option<MirrorError>,
+    /// How many verdicts in a row found rot.
+    rotted: u32,
     /// The hash is being brought up to what is present already.
     catching_up: bool,
 }
@@ -328,7 +333,7 @@ impl Fill {
                 judging.verifying = false;
                 match outcome {
                     Ok(()) => {}
-                    Err(error @ MirrorError::Mismatch { .. }) => fill.flights.end(error),
+                    Err(error @ (MirrorError::Mismatch { .. } | MirrorError::Rotten { .. })) => fill.flights.end(error),
                     Err(error) => {
                         log::warn!("cannot verify object={} error={error:?}", fill.object.oid());
                         // Not a failure of the disk to get around: what is not judged is not given out.
@@ -375,7 +380,17 @@ impl Fill {
                 metrics().blocks_broken.inc_by(absent);
                 raise(|| Alarm::Corruption { what: format!("{absent} blocks of object {} on the disk", self.object.oid()) });
                 self.hash_anew();
-                Ok(())
+                let rotted = {
+                    let mut judging = self.judging();
+                    judging.rotted += 1;
+                    judging.rotted
+                };
+                if rotted < ROTTED_MAX {
+                    return Ok(());
+                }
+                metrics().objects_broken.inc();
+                self.broken.condemn(&self.object, "its blocks rot as soon as they are written".into());
+                Err(MirrorError::Rotten { oid: *self.object.oid() })
             }
             Verdict::Mismatch { found } => Err(self.condemn(found)),
         }
@@ -423,6 +438,7 @@ impl Fill {
 
     fn proven(&self) {
         metrics().objects_verified.inc();
+        self.judging().rotted = 0;
         self.broken.is_right(self.object.oid());
     }
 

@@ -506,6 +506,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_disk_that_spoils_what_it_is_given_is_not_fed_for_ever() {
+        use std::os::unix::fs::FileExt;
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..SIZE).map(|at| (at % 253) as u8).collect();
+        let oid = oid_of(&bytes);
+        let mirror = mirror_with_unjudged_object(dir.path(), &bytes, oid);
+        let reader = mirror.read(&file(oid, SIZE), None, Admission::Open).await.unwrap();
+        let Way::Kept(Kept { fill, .. }) = &reader.way else { panic!("not from the store") };
+        let (object, last) = (&fill.object, &bytes[1 << 20..]);
+        while !fill.verdict().unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let name = oid.to_string();
+        let blob = std::fs::File::options().write(true).open(dir.path().join("blobs").join(&name[..2]).join(&name)).unwrap();
+        let mut rounds = 0;
+        while fill.verdict().is_ok() {
+            rounds += 1;
+            assert!(rounds < 100, "it goes on without an end");
+            blob.write_all_at(&[last[0] ^ 1], object.header().payload_start() + (1 << 20)).unwrap();
+            object.set_verified(false).unwrap();
+            while object.is_present(1) {
+                // Nothing, while the last one is not quite over.
+                fill.verify();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            if fill.verdict().is_ok() {
+                object.write(1 << 20, last).unwrap();
+                object.publish(1, crc32c::crc32c(last)).unwrap();
+            }
+        }
+        assert!(rounds > 3, "rot now and then is mended");
+        assert!(matches!(fill.verdict(), Err(MirrorError::Rotten { .. })) && object.is_gone());
+    }
+
+    #[tokio::test]
     async fn a_span_beyond_the_object_is_an_error_not_a_short_body() {
         let dir = tempfile::tempdir().unwrap();
         let bytes = vec![7; 5000];
