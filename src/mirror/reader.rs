@@ -10,6 +10,7 @@ use crate::metrics::metrics;
 use crate::source::{SourceError, deadline};
 use crate::store::StoreError;
 use bytes::Bytes;
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,8 +57,9 @@ struct Kept {
     last_block: Option<u64>,
     /// When it began to wait for the verdict on the whole.
     awaits_verdict_since: Option<Instant>,
-    /// Gives copies, not the pages of the file.
-    copies: bool,
+    /// Gives copies, not the pages of the file. The last one is held, for its memory: new memory for each would be zeroed by the
+    /// kernel, page by page, which costs more than the copy.
+    copies: Option<Bytes>,
 }
 
 impl Reader {
@@ -72,7 +74,7 @@ impl Reader {
                 position: 0,
                 last_block: None,
                 awaits_verdict_since: None,
-                copies: false,
+                copies: None,
             }),
             span,
             ready: None,
@@ -84,7 +86,7 @@ impl Reader {
     /// whoever looks at the bytes in this process, to encrypt them, would get a signal that ends it.
     pub fn copy(&mut self) {
         if let Way::Kept(kept) = &mut self.way {
-            kept.copies = true;
+            kept.copies = Some(Bytes::new());
         }
     }
 
@@ -243,7 +245,7 @@ impl Kept {
         let position = span.start;
         let block = object.blocks().of_offset(position);
         let block_end = object.blocks().span(block).end;
-        let len_max = if self.copies { COPY_LEN_MAX } else { CHUNK_LEN_MAX };
+        let len_max = if self.copies.is_some() { COPY_LEN_MAX } else { CHUNK_LEN_MAX };
         loop {
             // From here on no change is missed, awaited or not.
             let changed = fill.changed();
@@ -321,9 +323,13 @@ impl Kept {
     }
 
     /// The bytes of a span that has been written.
-    fn bytes(&self, span: Range<u64>) -> Result<Bytes, StoreError> {
+    fn bytes(&mut self, span: Range<u64>) -> Result<Bytes, StoreError> {
         let object = &self.fill.object;
-        if self.copies { object.copy(span) } else { object.read(span) }
+        let Some(last) = &mut self.copies else { return object.read(span) };
+        // Free again once the connection has taken it; until then new memory it is.
+        let memory = mem::take(last).try_into_mut().unwrap_or_default();
+        *last = object.copy(span, memory)?;
+        Ok(last.clone())
     }
 
     /// Proves a block against its checksum when it comes from the disk: on its first use, and when its pages have left

@@ -1,7 +1,7 @@
 //! A live object: its block file, opened once, and a mapping of it for readers.
 
 use super::{StoreError, block_file::BlockFile};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use memmap2::{Advice, Mmap};
 use std::{
     fs::File,
@@ -61,10 +61,11 @@ impl Object {
 
     /// Returns a copy of the bytes of `span`, for whoever looks at them in this process: of a page that cannot be read this is an error,
     /// where a mapping would be a signal. The caller answers for their having been written, as for `read`. BLOCKING unless `is_resident`.
-    pub fn copy(&self, span: Range<u64>) -> Result<Bytes, StoreError> {
-        let mut bytes = vec![0; self.mapped_range(&span)?.len()];
-        self.read_at(span.start, &mut bytes)?;
-        Ok(bytes.into())
+    /// What `memory` holds is overwritten.
+    pub fn copy(&self, span: Range<u64>, mut memory: BytesMut) -> Result<Bytes, StoreError> {
+        memory.resize(self.mapped_range(&span)?.len(), 0);
+        self.read_at(span.start, &mut memory)?;
+        Ok(memory.freeze())
     }
 
     /// Reads like `read_at`, for whoever holds the bytes to something else than the blocks' checksums: what it brings back from
@@ -228,7 +229,7 @@ mod tests {
         object.load(0..object.size()).unwrap();
         assert!(object.is_resident(0..object.size()) && object.is_resident(5..6) && object.is_resident(9..9));
         let bytes = object.read(MIB - 3..3 * MIB + 7).unwrap();
-        assert_eq!(object.copy(MIB - 3..3 * MIB + 7).unwrap(), bytes);
+        assert_eq!(object.copy(MIB - 3..3 * MIB + 7, BytesMut::new()).unwrap(), bytes);
         drop(object);
         assert_eq!(bytes, content[MIB as usize - 3..]);
     }
@@ -276,7 +277,7 @@ mod tests {
         }
         object.uncheck(1);
         assert!(object.check(1).unwrap() && object.is_resident(MIB..2 * MIB));
-        object.copy(MIB..2 * MIB).unwrap();
+        object.copy(MIB..2 * MIB, BytesMut::new()).unwrap();
         assert!(!object.is_resident(2 * MIB..2 * MIB + 1), "what comes next is still on the disk");
     }
 
@@ -299,9 +300,9 @@ mod tests {
         object.write(0, &[1; 4096]).unwrap();
         // Nothing here does that; somebody with a shell may.
         object.layer().set_len(object.header().payload_start() + 4096).unwrap();
-        assert_eq!(object.copy(0..4096).unwrap(), vec![1; 4096]);
-        assert!(matches!(object.copy(4096..MIB), Err(StoreError::Io { .. })));
-        assert!(matches!(object.copy(0..3 * MIB), Err(StoreError::Misuse { .. })));
+        assert_eq!(object.copy(0..4096, BytesMut::from(&[7; 9000][..])).unwrap(), vec![1; 4096]);
+        assert!(matches!(object.copy(4096..MIB, BytesMut::new()), Err(StoreError::Io { .. })));
+        assert!(matches!(object.copy(0..3 * MIB, BytesMut::new()), Err(StoreError::Misuse { .. })));
     }
 
     #[test]
