@@ -31,11 +31,13 @@ from servers import ROOT, Server, install_tools, nginx, proxy_cache, say
 GIB = 1 << 30
 MIB = 1 << 20
 PORTS = {"nginx": 18180, "proxy_cache": 18181, "proxy_cold": 18182, "nginx_tls": 18183, "mirror": 18190, "mirror_tls": 18191}
-PORTS |= {"hub": 18100, "cdn": 18101}
+PORTS |= {"hub": 18100, "cdn": 18101, "far_hub": 18110, "far_cdn": 18111, "olah": 18195}
 BIG, SMALL = "/org/m/resolve/main/big.bin", "/org/m/resolve/main/small.json"
 COLD, HUGE = "/org/cold/resolve/main/w.bin", "/org/cold/resolve/main/huge.bin"
 COLD_LEN, HUGE_LEN = 512 * MIB, 10 * GIB
 LIMITED = 20_000_000
+FAR_MS = 20
+OLAH = "olah==0.5.4"
 CURL = ["curl", "-sfL", "-o", "/dev/null"]
 
 
@@ -59,7 +61,7 @@ class Bench:
         hub = ["--listen", f"127.0.0.1:{PORTS['hub']}", "--cdn", f"127.0.0.1:{PORTS['cdn']}", "--quiet"]
         hub += ["--model", f"org/m={files}"]
         hub += ["--synthetic", "org/cold:w.bin=512MiB", "--synthetic", "org/cold:huge.bin=10GiB"]
-        self.hub = self.add(Server("hub", [ROOT / "target/release/fake-hub", *hub], PORTS["hub"], open(self.work / "hub.log", "w")))
+        self.hub = self.start_hub("hub", hub)
         self.start_mirror("repos")
         tls = f"listen 127.0.0.1:{PORTS['nginx_tls']} ssl; ssl_protocols TLSv1.3;"
         tls += f" ssl_certificate {self.work}/cert.pem; ssl_certificate_key {self.work}/key.pem;"
@@ -82,12 +84,20 @@ class Bench:
         self.servers.append(server)
         return server
 
-    def start_mirror(self, repos, settings=()):
+    def start_hub(self, name, arguments):
+        log = self.work / f"{name}.log"
+        hub = self.add(Server(name, [ROOT / "target/release/fake-hub", *arguments], PORTS[name], open(log, "w")))
+        # It answers before it has hashed its files, and says when it has.
+        while '"pid"' not in log.read_text():
+            time.sleep(0.1)
+        return hub
+
+    def start_mirror(self, repos, settings=(), upstream="hub"):
         """Starts the mirror on a directory, in the place of the one that runs."""
         if getattr(self, "mirror", None):
             self.mirror.stop()
         command = [ROOT / "target/release/dingospeed", "serve", "--listen", f"127.0.0.1:{PORTS['mirror']}"]
-        command += ["--repos", self.work / repos, "--upstream", f"http://127.0.0.1:{PORTS['hub']}"]
+        command += ["--repos", self.work / repos, "--upstream", f"http://127.0.0.1:{PORTS[upstream]}"]
         command += ["--set", "log.level=warn", "--set", "upstream.api_calls=0", "--set", "upstream.resolver_calls=0"]
         command += ["--set", "freshness.revision=1h", "--set", "freshness.access=1h"]
         for setting in settings:
@@ -100,9 +110,9 @@ class Bench:
             self.mirror = self.add(new)
         self.start_memory = self.mirror.anonymous()
 
-    def start_cold(self):
+    def start_cold(self, upstream="hub"):
         shutil.rmtree(self.work / "cold", ignore_errors=True)
-        self.start_mirror("cold")
+        self.start_mirror("cold", upstream=upstream)
 
     def compare(self, name, goal, servers, measure):
         """Runs `measure(server)` in alternating rounds; it returns figures by name. Keeps medians of the ratios to the first."""
@@ -251,8 +261,8 @@ class Bench:
         self.compare("cold pull, 20 MB/s per connection", goal, [self.hub, self.mirror], pull_through)
         self.control("__reset", {})
 
-    def limit(self, match):
-        fault = {"match": match, "kind": "rate", "bytes_per_second": LIMITED, "listener": "cdn"}
+    def limit(self, match, rate=LIMITED):
+        fault = {"match": match, "kind": "rate", "bytes_per_second": rate, "listener": "cdn"}
         self.control("__fault", fault)
 
     def steady(self):
@@ -274,8 +284,19 @@ class Bench:
         self.control("__reset", {})
 
     def crowd(self):
-        """64 clients of one cold file, beside a small hit."""
-        self.limit("w.bin")
+        """64 clients of one cold file, beside a small hit; and what two cores can give to 64 clients at all."""
+        warm = []
+        for _ in range(min(self.rounds, 3)):
+            began = time.monotonic()
+            self.streams(self.nginx, 64, size=COLD_LEN, options=["-r", f"0-{COLD_LEN - 1}"])
+            warm.append(time.monotonic() - began)
+        name = "64 clients, 512 MiB of a warm file"
+        self.row(name, "s until all have it", "nginx", None, "-", statistics.median(warm), "-")
+        for rate in (LIMITED, LIMITED // 4):
+            self.crowd_at(rate)
+
+    def crowd_at(self, rate):
+        self.limit("w.bin", rate)
         alone, together, origin, p99 = [], [], [], []
         for _ in range(min(self.rounds, 3)):
             self.start_cold()
@@ -291,8 +312,9 @@ class Bench:
             together.append(time.monotonic() - began)
             origin.append((self.stats()["cdn"]["bytes"] - before) / COLD_LEN)
             p99.append(probe.p99() * 1e3)
-        name = "64 clients, one cold file of 512 MiB, 20 MB/s per connection"
+        name = f"64 clients, one cold file of 512 MiB, {rate // 1_000_000} MB/s per connection"
         self.row(name, "bytes from the origin / file", "mirror", None, "-", statistics.median(origin), "<= 1.01")
+        self.row(name, "s of one client", "mirror", None, "-", statistics.median(alone), "-")
         ratio = statistics.median(many / one for many, one in zip(together, alone))
         self.row(name, "time of all / of one client", "mirror", None, "-", ratio, "<= 1.3")
         self.row(name, "p99 ms of a small hit meanwhile", "mirror", None, "-", statistics.median(p99), "< 100 ms")
@@ -320,6 +342,23 @@ class Bench:
         name = "8 bytes of a cold file of 10 GiB"
         self.compare(name, "<= 2 x the origin", [self.hub, self.mirror], measure)
         self.row(name, "MiB from the origin", "mirror", None, "-", statistics.median(asked), "<= 1")
+
+        # On loopback it is our own work that counts, and to a Hub in another town the way there.
+        far = ["--listen", f"127.0.0.1:{PORTS['far_hub']}", "--cdn", f"127.0.0.1:{PORTS['far_cdn']}", "--quiet", "--unhashed"]
+        far += ["--latency", str(FAR_MS), "--synthetic", "org/cold:huge.bin=10GiB"]
+        far_hub = self.start_hub("far_hub", far)
+
+        def measure_far(server):
+            if server is self.mirror:
+                self.start_cold("far_hub")
+            began = time.monotonic()
+            request = urllib.request.Request(server.url(HUGE), headers={"Range": f"bytes={5 * GIB}-{5 * GIB + 7}"})
+            if len(urllib.request.urlopen(request).read()) != 8:
+                sys.exit(f"bench: {server.name} gave another range")
+            return {"first byte ms": (time.monotonic() - began) * 1e3}
+
+        name = f"8 bytes of a cold file of 10 GiB, origin {FAR_MS} ms away"
+        self.compare(name, "<= 2 x the origin", [far_hub, self.mirror], measure_far)
 
     def memory(self):
         say("memory with 64 warm and 8 cold slow readers, and 1,000 idle connections")
@@ -372,6 +411,44 @@ class Bench:
         self.start_mirror("repos")
         shutil.rmtree(self.work / "many")
 
+    def peer(self):
+        """Olah, as PyPI has it, in the mirror's place."""
+        place = ROOT / "target" / "olah"
+        if not (place / "bin" / "olah-cli").exists():
+            say(f"installing {OLAH} from PyPI")
+            subprocess.run([sys.executable, "-m", "venv", place], check=True)
+            subprocess.run([place / "bin" / "pip", "install", "-q", OLAH], check=True)
+        log = open(self.work / "olah.log", "w")
+        own, hub, cdn = (f"127.0.0.1:{PORTS[name]}" for name in ("olah", "hub", "cdn"))
+        command = [place / "bin" / "olah-cli", "--host", "127.0.0.1", "--port", str(PORTS["olah"]), "--hf-scheme", "http"]
+        command += ["--hf-netloc", hub, "--hf-lfs-netloc", cdn, "--mirror-scheme", "http", "--mirror-netloc", own]
+        command += ["--mirror-lfs-netloc", own, "--log-path", self.work / "olah_logs", "--repos-path"]
+
+        def start(repos):
+            shutil.rmtree(self.work / repos, ignore_errors=True)
+            return Server("olah", [*command, self.work / repos], PORTS["olah"], log)
+
+        olah = self.add(start("olah_repos"))
+        for path in (BIG, SMALL):
+            subprocess.run([*CURL, olah.url(path)], check=True)
+        both = [olah, self.mirror]
+        self.compare("beside Olah: hit, 1 stream of 1 GiB", "-", both, lambda server: self.streams(server, 1))
+        self.compare("beside Olah: hit, 8 streams", "-", both, lambda server: self.streams(server, 8))
+        self.compare("beside Olah: 1 KiB GET, 64 connections", "-", both, lambda server: self.wrk(server, "", 64))
+
+        def pull_through(server):
+            if server is self.mirror:
+                self.start_cold()
+            else:
+                olah.stop()
+                olah.process = start("olah_cold").process
+            return self.streams(server, 1, server.url(COLD), COLD_LEN)
+
+        self.compare("beside Olah: cold pull", "-", both, pull_through)
+        olah.stop()
+        self.servers.remove(olah)
+        self.start_mirror("repos")
+
     def stats(self):
         return json.load(urllib.request.urlopen(self.hub.url("/__stats")))
 
@@ -408,7 +485,7 @@ class Bench:
             server.stop()
 
 
-ROWS = ["hits", "small", "first_byte", "tls", "cold_disk", "cold", "steady", "crowd", "middle", "memory", "start"]
+ROWS = ["hits", "small", "first_byte", "tls", "cold_disk", "cold", "steady", "crowd", "middle", "memory", "peer", "start"]
 
 
 def main():

@@ -15,8 +15,8 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes are written, and readers woken, in pieces that grow to this.
-const PIECE_LEN_MAX: usize = 256 << 10;
+/// Bytes are written, and readers woken, in pieces that grow to this. A power of two.
+const PIECE_LEN_MAX: usize = 512 << 10;
 /// The first piece of a run is small, so that the first byte leaves early.
 const PIECE_LEN_MIN: usize = 16 << 10;
 /// A piece that does not become full is written after so long, or the clients of a slow upstream would see nothing.
@@ -124,6 +124,20 @@ impl Load {
     fn begin(&mut self, fill: &Fill, blocks: &Range<u64>) {
         let all = fill.object.blocks();
         (self.offset, self.end, self.crc) = (all.span(blocks.start).start, all.span(blocks.end - 1).end, 0);
+    }
+
+    /// Where the piece that is being received ends: at a multiple of its length in the file, for the kernel keeps what is written
+    /// at once in pages as large as its place allows, and large pages are served faster. Nor does it reach into a block that nobody
+    /// wants.
+    fn piece_end(&self, fill: &Fill) -> u64 {
+        let object = &fill.object;
+        let payload_start = object.payload_start();
+        let piece_end = (payload_start + self.offset + 1).next_multiple_of(self.piece_len as u64) - payload_start;
+        let block_end = object.blocks().span(object.blocks().of_offset(self.offset)).end;
+        if piece_end > block_end && block_end < self.end && !fill.is_wanted(block_end, true) {
+            return block_end;
+        }
+        piece_end.min(self.end)
     }
 
     /// The bytes up to `offset` were written.
@@ -286,12 +300,13 @@ async fn carry_whole(fill: &Arc<Fill>, load: &mut Load, mut feed: Feed, stream: 
 /// Brings the load's run to its end. Breaks when nobody wants what follows.
 async fn carry_run(fill: &Arc<Fill>, load: &mut Load, feed: &mut Feed) -> Result<ControlFlow<()>, MirrorError> {
     let mut piece: Vec<u8> = Vec::with_capacity(PIECE_LEN_MAX);
+    let mut piece_end = load.piece_end(fill);
     let mut settled = Instant::now();
     loop {
         // What was received before a break is kept, so the error waits until the piece is written.
-        let outcome = feed.take(load.end, &mut piece).await.and_then(|more| feed.check_pace().map(|()| more));
-        let ended = !matches!(outcome, Ok(true)) || load.offset + piece.len() as u64 == load.end;
-        let due = piece.len() >= load.piece_len || settled.elapsed() > PIECE_HELD_MAX || ended;
+        let outcome = feed.take(piece_end, &mut piece).await.and_then(|more| feed.check_pace().map(|()| more));
+        let ended = !matches!(outcome, Ok(true)) || load.offset + piece.len() as u64 == piece_end;
+        let due = ended || settled.elapsed() > PIECE_HELD_MAX;
         if due && !piece.is_empty() {
             let (buffer, flow) = settle(fill, load, piece).await?;
             piece = buffer;
@@ -304,6 +319,7 @@ async fn carry_run(fill: &Arc<Fill>, load: &mut Load, feed: &mut Feed) -> Result
         match outcome {
             _ if load.offset == load.end => return Ok(ControlFlow::Continue(())),
             Err(error) => return Err(error.into()),
+            Ok(true) if piece.is_empty() => piece_end = load.piece_end(fill),
             Ok(true) => {}
             Ok(false) => return Err(feed.ended_before(load.end).into()),
         }
@@ -335,12 +351,12 @@ async fn settle(fill: &Arc<Fill>, load: &mut Load, piece: Vec<u8>) -> Result<(Ve
 fn write(fill: &Arc<Fill>, mut offset: u64, mut crc: u32, mut piece: Vec<u8>) -> Result<(Vec<u8>, u64, u32, bool), MirrorError> {
     let object = &fill.object;
     let mut finished = false;
+    object.write(offset, &piece)?;
     let mut rest: &[u8] = &piece;
     while !rest.is_empty() {
         let block = object.blocks().of_offset(offset);
         let block_end = object.blocks().span(block).end;
         let (part, after) = rest.split_at(rest.len().min((block_end - offset) as usize));
-        object.write(offset, part)?;
         crc = crc32c::crc32c_append(crc, part);
         offset += part.len() as u64;
         rest = after;

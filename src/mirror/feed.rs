@@ -29,7 +29,8 @@ impl Feed {
         let room = (end - self.offset) as usize;
         if !self.rest.is_empty() {
             let len = self.rest.len().min(room);
-            piece.extend(self.rest.drain(..len));
+            piece.extend_from_slice(&self.rest[..len]);
+            self.rest.drain(..len);
             self.offset += len as u64;
             return Ok(true);
         }

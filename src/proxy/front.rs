@@ -172,17 +172,23 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Front<A> {
         };
         match let_in {
             Ok(_ticket) => {
-                let secured = tokio::select! {
-                    secured = self.secured(stream) => secured,
-                    _ = ends.wait_for(|ends| *ends) => None,
+                let stream = match self.tls {
+                    // What is over once the connection speaks should not lie beside it for as long as it lives.
+                    Some(_) => Box::pin(async {
+                        tokio::select! {
+                            secured = self.secured(stream) => secured,
+                            _ = ends.wait_for(|ends| *ends) => None,
+                        }
+                    })
+                    .await?,
+                    None => stream,
                 };
-                let stream = secured?;
                 let client = self.client(&stream);
                 let stream = Connection::new(stream, client, self.head_timeout, self.send_timeout);
                 self.inner.process_new(Box::new(stream), shutdown).await
             }
             Err(error) => {
-                self.turn_away(stream, &error).await;
+                Box::pin(self.turn_away(stream, &error)).await;
                 None
             }
         }
