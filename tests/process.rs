@@ -248,6 +248,24 @@ async fn the_log_as_json_has_an_object_per_line_and_no_secret() {
     assert!(!log.contains("secret"), "{log}");
 }
 
+#[tokio::test]
+async fn a_check_tells_scripts_what_is_wrong() {
+    let wrong = ["--set", "log.level=loud", "--set", "server.threds=4"];
+    let check = async |words: &[&str]| dingospeed(&[&["check"], words].concat(), &[]).await;
+    assert_eq!(check(&[]).await, (Some(0), String::new(), "ok\n".to_owned()));
+    assert_eq!(check(&["--json"]).await, (Some(0), String::new(), "{\"ok\":true,\"mistakes\":[]}\n".to_owned()));
+    assert_eq!(check(&["-q"]).await, (Some(0), String::new(), String::new()));
+    let (code, stderr, stdout) = check(&[&wrong[..], &["--json"]].concat()).await;
+    assert_eq!((code, stderr.as_str()), (Some(2), ""));
+    let told: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    let mistakes = told["mistakes"].as_array().expect("mistakes");
+    assert!(told["ok"] == false && mistakes.len() == 2 && mistakes[0].as_str().is_some_and(|one| one.contains("log.level")), "{told}");
+    for words in [&wrong[..], &[&wrong[..], &["-q"]].concat()] {
+        let (code, stderr, stdout) = check(words).await;
+        assert!(code == Some(2) && stdout.is_empty() && stderr.lines().count() == 2 && stderr.contains("server.threads"), "{stderr}");
+    }
+}
+
 /// Runs `serve` until it listens, with a warning on the way, and stderr in a file that systemd might have named as its journal.
 async fn logged(is_journal: bool, format: &str) -> String {
     let folder = tempfile::tempdir().expect("a temporary directory");
@@ -256,7 +274,7 @@ async fn logged(is_journal: bool, format: &str) -> String {
     let facts = file.metadata().expect("its facts");
     let stream = format!("{}:{}", facts.dev(), facts.ino() + u64::from(!is_journal));
     let mut command = tokio::process::Command::new(program());
-    command.args(["serve", "--listen", "127.0.0.1:0", "--offline", "--set", "access.operator_repos=[acme/x]", "--set"]);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--offline", "--set", "access.operator_repos=[models/acme/x]", "--set"]);
     command.arg(format!("log.format={format}")).arg("--repos").arg(folder.path().join("repos"));
     command.env("JOURNAL_STREAM", stream).stderr(file).kill_on_drop(true);
     let _child = command.spawn().expect("the binary starts");
