@@ -40,18 +40,33 @@ pub enum Command {
     Pull(Config, Pull),
     Ls(Config, Ls),
     Rm(Config, Rm),
-    Gc { config: Config, dry_run: bool, format: Format },
+    Gc {
+        config: Config,
+        dry_run: bool,
+        format: Format,
+    },
     Verify(Config, Verify),
-    Pin { config: Config, chosen: Chosen, lift: bool, format: Format },
+    Pin {
+        config: Config,
+        chosen: Chosen,
+        lift: bool,
+        format: Format,
+    },
     Import(Config, Import),
     Export(Config, Export),
     Load(Config, Load),
     Status(Uri, Format),
     StatusOf(PathBuf, Format),
     Completions(clap_complete::Shell),
-    Man { verb: Option<String>, dir: Option<PathBuf> },
+    Man {
+        verb: Option<String>,
+        dir: Option<PathBuf>,
+    },
     /// What is wrong with the configuration.
-    Check { mistakes: Vec<String>, format: Format },
+    Check {
+        mistakes: Vec<String>,
+        format: Format,
+    },
 }
 
 /// Reads this process's command line. On a mistake in its form clap says so and ends the process with code 2; mistakes in what
@@ -309,7 +324,9 @@ mod tests {
         check("x rm a/b/c models/.. --revision a//b --repos=", &["store.repos", "a/b/c", "`..`", "a//b"]);
         check("x ls [ --set eviction.strategy=mru", &["eviction.strategy", "FILTER"]);
         check("x status --url https://x", &["no TLS"]);
-        let Ok(Command::Check { mistakes, .. }) = line("x check --set log.level=loud") else { panic!("a check says what it found") };
+        let Ok(Command::Check { mistakes, .. }) = line("x check --set log.level=loud") else {
+            panic!("a check says what it found")
+        };
         assert!(mistakes.len() == 1 && mistakes[0].contains("log.level"), "{mistakes:?}");
     }
 }

@@ -259,10 +259,16 @@ async fn a_check_tells_scripts_what_is_wrong() {
     assert_eq!((code, stderr.as_str()), (Some(2), ""));
     let told: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     let mistakes = told["mistakes"].as_array().expect("mistakes");
-    assert!(told["ok"] == false && mistakes.len() == 2 && mistakes[0].as_str().is_some_and(|one| one.contains("log.level")), "{told}");
+    assert!(
+        told["ok"] == false && mistakes.len() == 2 && mistakes[0].as_str().is_some_and(|one| one.contains("log.level")),
+        "{told}"
+    );
     for words in [&wrong[..], &[&wrong[..], &["-q"]].concat()] {
         let (code, stderr, stdout) = check(words).await;
-        assert!(code == Some(2) && stdout.is_empty() && stderr.lines().count() == 2 && stderr.contains("server.threads"), "{stderr}");
+        assert!(
+            code == Some(2) && stdout.is_empty() && stderr.lines().count() == 2 && stderr.contains("server.threads"),
+            "{stderr}"
+        );
     }
 }
 

@@ -92,7 +92,10 @@ async fn what_was_pulled_is_told_to_scripts() {
     assert_eq!(repos_told.len(), 3, "{told}");
     let first = &repos_told[0];
     assert_eq!((&first["id"], &first["revision"]), (&"models/acme/one".into(), &"main".into()), "{first}");
-    assert_eq!((first["commit"].as_str(), first["files"].as_u64(), first["bytes"].as_u64()), (Some(&*one.sha()), Some(1), Some(3)));
+    assert_eq!(
+        (first["commit"].as_str(), first["files"].as_u64(), first["bytes"].as_u64()),
+        (Some(&*one.sha()), Some(1), Some(3))
+    );
     assert!(first["failed"] == serde_json::json!([]) && first["error"].is_null() && first["seconds"].is_f64(), "{first}");
     let second = &repos_told[1];
     assert_eq!((&second["id"], second["commit"].as_str()), (&"datasets/acme/two".into(), Some(&*two.sha())), "{second}");

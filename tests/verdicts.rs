@@ -648,7 +648,8 @@ async fn what_is_opened_is_open_to_all_when_the_hub_is_gone() {
 async fn a_repo_renamed_to_what_another_was_called_is_not_that_one() {
     let hub = FakeHub::start().await;
     let one = hub.model("acme/name").lfs("one.bin", noise(3, 90_000)).commit("first").private().grant("hf_one");
-    let two = hub.model("acme/before").lfs("two.bin", noise(4, 80_000)).commit("first").private().grant("hf_two").grant("hf_late");
+    let two =
+        hub.model("acme/before").lfs("two.bin", noise(4, 80_000)).commit("first").private().grant("hf_two").grant("hf_late");
     // Who was let in stands for long, so that it must be forgotten and does not just end.
     let mut mirror = Mirror::of(&hub).set("freshness.access", "1h").start().await;
     let of_one = format!("/acme/name/resolve/{}/one.bin", one.sha());
