@@ -12,7 +12,7 @@
 #   make profile where the CPU time goes, by perf: small hits, streams, cold pulls
 #   make conformance   REDbot (PyPI) and http-cache-tests (npm), compared with tests/conformance/
 #   make deb     the Debian package, into target/debian/; brings cargo-deb
-#   make test-systemd  the package and its unit under a real systemd, in a container; needs root, on Debian or Ubuntu
+#   make test-systemd  the package and its unit under a real systemd, in a container; needs root or sudo, on Debian or Ubuntu
 #   make lint    rustfmt and clippy, warnings are errors
 #   make clean   removes what these commands built (never ./repos, the cache)
 
