@@ -12,6 +12,7 @@
 #   make profile where the CPU time goes, by perf: small hits, streams, cold pulls
 #   make conformance   REDbot (PyPI) and http-cache-tests (npm), compared with tests/conformance/
 #   make deb     the Debian package, into target/debian/; brings cargo-deb
+#   make test-systemd  the package and its unit under a real systemd, in a container; needs root or sudo, on Debian or Ubuntu
 #   make lint    rustfmt and clippy, warnings are errors
 #   make clean   removes what these commands built (never ./repos, the cache)
 
@@ -23,7 +24,7 @@ ARGS   ?=
 export PATH := $(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.tools/bin
 export PYTHON
 
-.PHONY: run test test-clients test-browser demo venvs browser soak bench profile fuzz conformance deb lint clean tools
+.PHONY: run test test-clients test-browser demo venvs browser soak bench profile fuzz conformance deb test-systemd lint clean tools
 
 run: tools
 	$(CARGO) build --release --locked
@@ -77,6 +78,9 @@ conformance: tools
 
 deb: tools
 	@./.ci/deb
+
+test-systemd: tools
+	@./.ci/systemd
 
 lint: tools
 	$(CARGO) fmt --all --check

@@ -40,17 +40,33 @@ pub enum Command {
     Pull(Config, Pull),
     Ls(Config, Ls),
     Rm(Config, Rm),
-    Gc { config: Config, dry_run: bool, format: Format },
+    Gc {
+        config: Config,
+        dry_run: bool,
+        format: Format,
+    },
     Verify(Config, Verify),
-    Pin { config: Config, chosen: Chosen, lift: bool },
+    Pin {
+        config: Config,
+        chosen: Chosen,
+        lift: bool,
+        format: Format,
+    },
     Import(Config, Import),
     Export(Config, Export),
     Load(Config, Load),
     Status(Uri, Format),
     StatusOf(PathBuf, Format),
     Completions(clap_complete::Shell),
-    Man { verb: Option<String>, dir: Option<PathBuf> },
-    Check,
+    Man {
+        verb: Option<String>,
+        dir: Option<PathBuf>,
+    },
+    /// What is wrong with the configuration.
+    Check {
+        mistakes: Vec<String>,
+        format: Format,
+    },
 }
 
 /// Reads this process's command line. On a mistake in its form clap says so and ends the process with code 2; mistakes in what
@@ -68,7 +84,7 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
             set(&mut config, "upstream.offline", offline.then_some("true"), &mut mistakes);
             Some(Command::Serve(config))
         }
-        Verb::Pull { names, list, kind, revision, include, exclude, token, settings } => {
+        Verb::Pull { names, list, kind, revision, include, exclude, token, shown, settings } => {
             let config = settings.read(&mut mistakes);
             let mut named = Vec::new();
             for text in &names {
@@ -81,7 +97,7 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
             named.retain(|one| seen.insert(one.clone()));
             let wanted = Wanted::new(&include, &exclude, &mut mistakes);
             let authorization = authorization(token, &mut mistakes);
-            Some(Command::Pull(config, Pull { repos: named, wanted, authorization }))
+            Some(Command::Pull(config, Pull { repos: named, wanted, authorization, format: shown.format() }))
         }
         Verb::Ls { filter, revisions, files, conditions, sort, limit, shown, settings } => {
             let config = settings.read(&mut mistakes);
@@ -107,13 +123,13 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
             let repos = names.iter().filter_map(|text| noted(repo(kind, text), &mut mistakes)).collect();
             Some(Command::Verify(config, Verify { repos, repair, format: shown.format() }))
         }
-        Verb::Pin { named, settings } => {
+        Verb::Pin { named, shown, settings } => {
             let config = settings.read(&mut mistakes);
-            Some(Command::Pin { config, chosen: named.read(&mut mistakes), lift: false })
+            Some(Command::Pin { config, chosen: named.read(&mut mistakes), lift: false, format: shown.format() })
         }
-        Verb::Unpin { named, settings } => {
+        Verb::Unpin { named, shown, settings } => {
             let config = settings.read(&mut mistakes);
-            Some(Command::Pin { config, chosen: named.read(&mut mistakes), lift: true })
+            Some(Command::Pin { config, chosen: named.read(&mut mistakes), lift: true, format: shown.format() })
         }
         Verb::Import { dir, filter, from, dry_run, open, offline, token, shown, settings } => {
             let mut config = settings.read(&mut mistakes);
@@ -157,9 +173,10 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
             }
             Some(Command::Man { verb: command, dir })
         }
-        Verb::Check { settings } => {
+        Verb::Check { shown, settings } => {
             settings.read(&mut mistakes);
-            Some(Command::Check)
+            // They are what was asked for.
+            Some(Command::Check { mistakes: std::mem::take(&mut mistakes), format: shown.format() })
         }
     };
     match command {
@@ -207,9 +224,9 @@ mod tests {
         let Ok(Command::Serve(config)) = asked else { panic!("{asked:?}") };
         assert_eq!(config.upstream.token.expose(), "hf_abc");
         fs::write(&file, "hush hush").unwrap();
-        let told = line(&format!("x check --set upstream.token_file={}", file.path().display())).unwrap_err();
+        let told = line(&format!("x serve --set upstream.token_file={}", file.path().display())).unwrap_err();
         assert!(told.len() == 1 && !told[0].contains("hush"), "{told:?}");
-        assert!(line("x check --set upstream.token_file=/nowhere").unwrap_err()[0].contains("/nowhere"));
+        assert!(line("x serve --set upstream.token_file=/nowhere").unwrap_err()[0].contains("/nowhere"));
     }
 
     #[test]
@@ -307,6 +324,9 @@ mod tests {
         check("x rm a/b/c models/.. --revision a//b --repos=", &["store.repos", "a/b/c", "`..`", "a//b"]);
         check("x ls [ --set eviction.strategy=mru", &["eviction.strategy", "FILTER"]);
         check("x status --url https://x", &["no TLS"]);
-        check("x check --set log.level=loud", &["log.level"]);
+        let Ok(Command::Check { mistakes, .. }) = line("x check --set log.level=loud") else {
+            panic!("a check says what it found")
+        };
+        assert!(mistakes.len() == 1 && mistakes[0].contains("log.level"), "{mistakes:?}");
     }
 }

@@ -2,12 +2,19 @@
 //!
 //! Lines are made as text in one manner everywhere, a few words and then `key=value` with values quoted where they are not plain. So the
 //! fields of an object are read off the text, and no line needs two forms.
+//!
+//! Where stderr leads into systemd's journal, a line begins with its level as sd-daemon(3) has it (`<4>`), so that `journalctl -p`
+//! finds it, and a text has no time, which the journal knows.
 
 use crate::config::LogFormat;
 use crate::hub::rewrite::split_unquoted;
-use log::LevelFilter;
+use log::{Level, LevelFilter};
 use serde_json::{Map, Value};
-use std::io::Write;
+use std::env;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::{fd::AsFd, unix::fs::MetadataExt};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Modules of pingora that call it an error when a client leaves or a kept connection was closed; our own line says both.
@@ -16,6 +23,12 @@ const ALARMISTS: [&str; 2] = ["pingora_proxy", "pingora_core::connectors"];
 const OWN_KEYS: [&str; 3] = ["time", "level", "message"];
 
 static JSON: AtomicBool = AtomicBool::new(false);
+/// Whether stderr is what systemd has named as the way into its journal, and no file or pipe that it was turned into since.
+static INTO_JOURNAL: LazyLock<bool> = LazyLock::new(|| {
+    let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|stderr| File::from(stderr).metadata());
+    let named = env::var("JOURNAL_STREAM");
+    stderr.is_ok_and(|stderr| named.is_ok_and(|named| named == format!("{}:{}", stderr.dev(), stderr.ino())))
+});
 
 /// Logs to stderr: our own lines from `level` on, those of the libraries from `warn` on, for they say much at `info`.
 pub fn start(level: &str, format: LogFormat) {
@@ -28,27 +41,44 @@ pub fn start(level: &str, format: LogFormat) {
     }
     logger.filter_level(level.min(LevelFilter::Warn)).filter_module("dingospeed", level);
     match format {
+        LogFormat::Text if *INTO_JOURNAL => {
+            logger.format(|out, record| writeln!(out, "{}{:5} {}", mark(record.level()), record.level(), record.args()))
+        }
         LogFormat::Text => logger.format_timestamp_millis().format_target(false),
         LogFormat::Json => {
             JSON.store(true, Ordering::Relaxed);
             logger.format(|out, record| {
-                writeln!(out, "{}", object(&record.level().as_str().to_lowercase(), &record.args().to_string()))
+                writeln!(out, "{}{}", mark(record.level()), object(record.level(), &record.args().to_string()))
             })
         }
     };
     logger.init();
 }
 
-/// Says on stderr what people and scripts wait for, whatever the level is; as an object where the log holds objects.
-pub fn say(text: &str) {
+/// Says on stderr what people and scripts wait for, whatever `log.level` is; as an object where the log holds objects.
+pub fn say(level: Level, text: &str) {
+    let mark = mark(level);
     match JSON.load(Ordering::Relaxed) {
-        true => eprintln!("{}", line("info", text.to_owned(), Map::new())),
-        false => eprintln!("{text}"),
+        true => eprintln!("{mark}{}", line(level, text.to_owned(), Map::new())),
+        false => eprintln!("{mark}{text}"),
+    }
+}
+
+/// What stands in front of a line of this level.
+fn mark(level: Level) -> &'static str {
+    if !*INTO_JOURNAL {
+        return "";
+    }
+    match level {
+        Level::Error => "<3>",
+        Level::Warn => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
     }
 }
 
 /// Makes an object of a line: what stands in front of the fields and after them is the message.
-fn object(level: &str, text: &str) -> String {
+fn object(level: Level, text: &str) -> String {
     let mut message = String::new();
     let mut fields = Map::new();
     let mut rest = text;
@@ -71,10 +101,10 @@ fn object(level: &str, text: &str) -> String {
     line(level, message, fields)
 }
 
-fn line(level: &str, message: String, fields: Map<String, Value>) -> String {
+fn line(level: Level, message: String, fields: Map<String, Value>) -> String {
     let mut line = Map::new();
     line.insert("time".to_owned(), now().into());
-    line.insert("level".to_owned(), level.into());
+    line.insert("level".to_owned(), level.as_str().to_lowercase().into());
     line.insert("message".to_owned(), message.into());
     line.extend(fields);
     Value::Object(line).to_string()
@@ -132,7 +162,7 @@ mod tests {
     use serde_json::json;
 
     fn check(text: &str, expected: Value) {
-        let mut found: Value = serde_json::from_str(&object("info", text)).unwrap();
+        let mut found: Value = serde_json::from_str(&object(Level::Info, text)).unwrap();
         let found = found.as_object_mut().unwrap();
         let time = found.remove("time").unwrap();
         assert_eq!(time.as_str().map(str::len), Some("2026-11-23T16:06:33.123Z".len()), "{time}");
@@ -158,7 +188,7 @@ mod tests {
     #[test]
     fn no_line_breaks_the_object() {
         for text in ["", " ", "\"", "a=\"", "a=\"\\", "a=\"\\u{zz}\"", "a=b\nlevel=error", "\u{7f}\u{0}=1", "a=\"b\"c\""] {
-            let line = object("warn", text);
+            let line = object(Level::Warn, text);
             assert!(!line.contains('\n'), "{line}");
             let found: Value = serde_json::from_str(&line).unwrap();
             assert_eq!(found["level"], "warn", "{text:?}");

@@ -3,12 +3,13 @@
 use dingospeed::{
     admin::{AskError, Keeper},
     cli::{self, Command},
-    commands::{export, import, keep, load, ls, pull, status, verify},
+    commands::{check, export, import, keep, load, ls, pull, status, verify},
     config::{Config, LogFormat},
     journal,
     server::{self, Ended},
     store::{StoreOptions, View},
 };
+use log::Level;
 use std::{
     io::{self, Write},
     process::ExitCode,
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
             beside(&config, |view| keep::gc(view, dry_run, format, &server::limits(&config), || find_keeper(&config)))
         }
         Ok(Command::Verify(config, asked)) => beside(&config, |view| verify::run(view, &asked, || find_keeper(&config))),
-        Ok(Command::Pin { config, chosen, lift }) => beside(&config, |view| keep::pin(view, &chosen, lift)),
+        Ok(Command::Pin { config, chosen, lift, format }) => beside(&config, |view| keep::pin(view, &chosen, lift, format)),
         Ok(Command::Import(config, asked)) => take_over(config, &asked),
         Ok(Command::Export(config, asked)) => beside(&config, |view| export::run(view, &asked)),
         Ok(Command::Load(config, asked)) => {
@@ -48,12 +49,12 @@ fn main() -> ExitCode {
         }),
         Ok(Command::Man { dir: Some(dir), .. }) => printed(|output| writeln!(output, "wrote {} pages", cli::man_pages(&dir)?)),
         Ok(Command::Man { verb, .. }) => printed(|output| cli::man(verb.as_deref(), output)),
-        Ok(Command::Check) => {
-            println!("ok");
-            ExitCode::SUCCESS
-        }
+        Ok(Command::Check { mistakes, format }) => match check::run(&mistakes, format) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(MISTAKEN),
+        },
         Err(mistakes) => {
-            mistakes.iter().for_each(|mistake| eprintln!("dingospeed: {mistake}"));
+            check::say(&mistakes);
             ExitCode::from(MISTAKEN)
         }
     }
@@ -64,7 +65,7 @@ fn serve(config: &Config) -> ExitCode {
     match server::run(config) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::Cut(open)) => {
-            journal::say(&format!("dingospeed: server.drain_timeout has passed; connections cut: {open}"));
+            journal::say(Level::Warn, &format!("dingospeed: server.drain_timeout has passed; connections cut: {open}"));
             ExitCode::SUCCESS
         }
         Ok(Ended::AtOnce) => ExitCode::from(INTERRUPTED),
@@ -122,6 +123,6 @@ fn find_keeper(config: &Config) -> Result<Keeper, AskError> {
 }
 
 fn failed(error: &dyn std::error::Error) -> ExitCode {
-    journal::say(&format!("dingospeed: {error}"));
+    journal::say(Level::Error, &format!("dingospeed: {error}"));
     ExitCode::FAILURE
 }

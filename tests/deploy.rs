@@ -215,13 +215,15 @@ async fn the_systemd_unit_fits_the_program_and_the_package() {
     let home = format!("/var/lib/{}", of("StateDirectory"));
     assert!(script.contains(&format!("repos: {home}|")) && of("WorkingDirectory") == home);
     assert!(read("deploy/debian/postinst").contains(&format!("--home {home} ")));
-    // The check before the start, on the file that is shipped.
     let shipped = root().join("conf/dingospeed.yaml").display().to_string();
-    let check = of("ExecStartPre").replace("/etc/dingospeed/dingospeed.yaml", &shipped);
-    let words: Vec<&str> = check.split(' ').skip(1).collect();
-    assert_eq!(dingospeed(&words, &[]).await.0, Some(0), "{check}");
+    assert_eq!(dingospeed(&["check", "--config", &shipped], &[]).await.0, Some(0));
+    // What is wrong with the configuration ends the program with the code after which it is not tried again.
+    let (code, stderr, _) = dingospeed(&["serve", "--config", &shipped, "--set", "server.listen=nowhere"], &[]).await;
+    assert_eq!(code.map(|code| code.to_string()), Some(of("RestartPreventExitStatus")), "{stderr}");
     assert!(read("deploy/debian/postinst").contains("#DEBHELPER#"));
-    for (shell, script) in [("sh", "deploy/debian/postinst"), ("bash", ".ci/deb")] {
+    for (shell, script) in
+        [("sh", "deploy/debian/postinst"), ("bash", ".ci/deb"), ("bash", ".ci/systemd"), ("bash", "tests/systemd/inside")]
+    {
         let status = Command::new(shell).arg("-n").arg(root().join(script)).status().expect("a shell");
         assert!(status.success(), "{script}");
     }

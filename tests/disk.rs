@@ -189,9 +189,12 @@ async fn slow_readers_past_the_disk_leave_turns_to_others() {
         connection.ask("GET", FILE, &[]).await;
         slow.push(connection);
     }
-    while mirror.metrics().await.of("dingospeed_served_through_total") < 4.0 {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let all_served = async {
+        while mirror.metrics().await.of("dingospeed_served_through_total") < 4.0 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), all_served).await.expect("all four are served past the disk");
     let answer = tokio::time::timeout(std::time::Duration::from_secs(60), mirror.get(FILE)).await.expect("an end");
     assert!(answer.whole && answer.body == bytes, "{answer:.0?}");
     // And those who were slow get theirs.

@@ -1,15 +1,16 @@
 //! The pages of `docs/`: every command in them is run, every message they quote is in the source, every key they name exists.
 
-use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dingospeed::config::Config;
 use fake_hub::{FakeHub, noise};
+use serde_json::Value;
 use tokio::process::Command;
 
-use crate::harness::{Mirror, program, root, run_within};
+use crate::harness::{Mirror, dingospeed, program, root, run_within};
 use crate::import::stores::BlockStore;
 
 /// Programs of the system that pages tell to use, and that a test must not: each only says what it was told to do.
@@ -102,6 +103,80 @@ async fn every_command_of_the_pages_runs() {
             assert!(ran.ok, "{name}:\n{block}\nfailed:\n{}{}", ran.stdout, ran.stderr);
         }
     }
+}
+
+/// The fields of a value, those of what is in it too.
+fn fields(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(name, value)| {
+            found.insert(name.clone());
+            fields(value, found);
+        }),
+        Value::Array(list) => list.iter().for_each(|value| fields(value, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_field_that_commands_print_is_explained_and_exists() {
+    let page = std::fs::read_to_string(root().join("docs/operation.md")).expect("the page");
+    let rows = page.split("### For scripts").nth(1).expect("the section").split("\n## ").next().expect("its end");
+    let marked = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let mut explained: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in rows.lines().filter(|line| line.starts_with("| `")) {
+        let (commands, told) = row[1..].split_once('|').expect("two columns");
+        let names: BTreeSet<String> = marked(told).into_iter().filter(|word| !word.starts_with(['-', '/'])).collect();
+        marked(commands).into_iter().for_each(|command| drop(explained.insert(command, names.clone())));
+    }
+
+    let hub = FakeHub::start().await;
+    let repo = hub.model("acme/m").lfs("w.bin", noise(3, 2 << 20)).file("bad.txt", "x").commit("first");
+    hub.fault("bad.txt").on_hub().status(403, &[("X-Error-Code", "GatedRepo")]);
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (here, there, tar) = (path("here"), path("there"), path("repos.tar"));
+    let old = BlockStore::dingospeed_3("models", "old/model", &"1".repeat(40)).file("config.json", b"{}", false);
+    let old = old.root().display().to_string();
+    let mut seen: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut run = async |command: &str, repos: &str, more: &[&str]| {
+        let verb = command.split(' ').next().expect("a word");
+        let words: Vec<&str> = [&[verb, "--json"], more].concat();
+        let words: Vec<&str> = if repos.is_empty() { words } else { [&words[..], &["--repos", repos]].concat() };
+        let (_, stderr, stdout) = dingospeed(&words, &[]).await;
+        let value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{words:?}: {error}: {stdout}{stderr}"));
+        fields(&value, seen.entry(command.to_owned()).or_default());
+    };
+    run("pull", &here, &["acme/m", "--upstream", &hub.url()]).await;
+    run("ls", &here, &["--files"]).await;
+    run("pin", &here, &["acme/m"]).await;
+    run("unpin", &here, &["acme/m"]).await;
+    run("export", &here, &["acme/m", "--output", &tar]).await;
+    run("load", &there, &[&tar, "--dry-run"]).await;
+    run("load", &there, &[&tar]).await;
+    run("import", &there, &[&old, "--dry-run", "--offline"]).await;
+    run("import", &there, &[&old, "--offline"]).await;
+    let oid = repo.oid("w.bin");
+    let blob = folder.path().join("here/blobs").join(&oid[..2]).join(&oid);
+    std::fs::File::options().write(true).open(&blob).and_then(|file| file.write_all_at(b"else", 9999)).expect("a changed file");
+    run("verify", &here, &[]).await;
+    for more in [&["--dry-run"][..], &[]] {
+        run("gc", &here, more).await;
+        run("rm", &here, &[&["acme/m", "--yes"], more].concat()).await;
+    }
+    run("check", "", &[]).await;
+    let mirror = Mirror::start(&hub).await;
+    mirror.get("/acme/m/resolve/main/w.bin").await;
+    run("status --url", "", &["--url", mirror.url()]).await;
+    run("status --repos", &mirror.repos().display().to_string(), &[]).await;
+
+    assert_eq!(seen.keys().collect::<Vec<_>>(), explained.keys().collect::<Vec<_>>());
+    for (command, fields) in &seen {
+        let unexplained: Vec<_> = fields.difference(&explained[command]).collect();
+        assert!(unexplained.is_empty(), "{command}: {unexplained:?}");
+    }
+    let all: BTreeSet<&String> = seen.values().flatten().collect();
+    let invented: Vec<_> = explained.values().flatten().filter(|name| !all.contains(name)).collect();
+    assert!(invented.is_empty(), "nothing prints {invented:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use fake_hub::{FakeHub, noise};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Mirror, dingospeed};
 
@@ -201,10 +201,13 @@ async fn what_a_command_does_is_told_to_scripts_too() {
     let named = named.trim_end();
     let planned = setup.json(&["rm", named, "--dry-run"]).await;
     assert_eq!((&planned["would_remove"]["objects"], &planned["would_remove"]["links"]), (&0.into(), &1.into()), "{planned}");
-    setup.ok(&["pin", named]).await;
+    let (id, revision) = named.split_once('@').expect("a revision");
+    assert_eq!(setup.json(&["pin", named]).await, json!({"pinned": [{"id": id, "revision": revision}]}));
     let (code, stderr, _) = setup.run(&["unpin", "acme/small"]).await;
     assert!(code == Some(1) && stderr.contains(named), "{stderr}");
-    setup.ok(&["unpin", named]).await;
+    assert_eq!(setup.ok(&["unpin", named, "-q"]).await.trim_end(), named);
+    assert_eq!(setup.json(&["pin", "acme/large"]).await["pinned"][0]["revision"], Value::Null);
+    assert_eq!(setup.json(&["unpin", "acme/large"]).await["unpinned"][0]["id"], "models/acme/large");
     assert_eq!(setup.ok(&["rm", named, "-y", "-q"]).await.trim_end(), named);
     assert_eq!(setup.json(&["rm", "acme/large", "-y"]).await["removed"]["objects"], 3);
 

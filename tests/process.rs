@@ -1,11 +1,12 @@
 //! The mirror as a process: one per directory, an orderly end and a quick one, its log and its numbers.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use fake_hub::{FakeHub, noise};
 
-use crate::harness::{Mirror, dingospeed};
+use crate::harness::{Mirror, dingospeed, program};
 
 const MIB: usize = 1 << 20;
 const FILE: &str = "/acme/large/resolve/main/w.bin";
@@ -245,6 +246,68 @@ async fn the_log_as_json_has_an_object_per_line_and_no_secret() {
     assert!(served.iter().all(|line| line["status"] != 999), "{log}");
     assert!(lines.iter().any(|line| line["message"].as_str().is_some_and(|text| text.contains("HF_ENDPOINT="))), "{log}");
     assert!(!log.contains("secret"), "{log}");
+}
+
+#[tokio::test]
+async fn a_check_tells_scripts_what_is_wrong() {
+    let wrong = ["--set", "log.level=loud", "--set", "server.threds=4"];
+    let check = async |words: &[&str]| dingospeed(&[&["check"], words].concat(), &[]).await;
+    assert_eq!(check(&[]).await, (Some(0), String::new(), "ok\n".to_owned()));
+    assert_eq!(check(&["--json"]).await, (Some(0), String::new(), "{\"ok\":true,\"mistakes\":[]}\n".to_owned()));
+    assert_eq!(check(&["-q"]).await, (Some(0), String::new(), String::new()));
+    let (code, stderr, stdout) = check(&[&wrong[..], &["--json"]].concat()).await;
+    assert_eq!((code, stderr.as_str()), (Some(2), ""));
+    let told: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    let mistakes = told["mistakes"].as_array().expect("mistakes");
+    assert!(
+        told["ok"] == false && mistakes.len() == 2 && mistakes[0].as_str().is_some_and(|one| one.contains("log.level")),
+        "{told}"
+    );
+    for words in [&wrong[..], &[&wrong[..], &["-q"]].concat()] {
+        let (code, stderr, stdout) = check(words).await;
+        assert!(
+            code == Some(2) && stdout.is_empty() && stderr.lines().count() == 2 && stderr.contains("server.threads"),
+            "{stderr}"
+        );
+    }
+}
+
+/// Runs `serve` until it listens, with a warning on the way, and stderr in a file that systemd might have named as its journal.
+async fn logged(is_journal: bool, format: &str) -> String {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("stderr");
+    let file = std::fs::File::create(&path).expect("a file");
+    let facts = file.metadata().expect("its facts");
+    let stream = format!("{}:{}", facts.dev(), facts.ino() + u64::from(!is_journal));
+    let mut command = tokio::process::Command::new(program());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--offline", "--set", "access.operator_repos=[models/acme/x]", "--set"]);
+    command.arg(format!("log.format={format}")).arg("--repos").arg(folder.path().join("repos"));
+    command.env("JOURNAL_STREAM", stream).stderr(file).kill_on_drop(true);
+    let _child = command.spawn().expect("the binary starts");
+    let began = Instant::now();
+    loop {
+        let log = std::fs::read_to_string(&path).expect("its stderr");
+        if log.contains("HF_ENDPOINT=") && log.ends_with('\n') {
+            return log;
+        }
+        assert!(began.elapsed().as_secs() < 60, "{log}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_journal_is_told_the_level_of_each_line() {
+    let line = |log: &str, word: &str| log.lines().find(|line| line.contains(word)).expect("a line").to_owned();
+    let log = logged(true, "text").await;
+    assert!(line(&log, "no upstream.token").starts_with("<4>WARN  access.operator_repos "), "{log}");
+    assert!(line(&log, "HF_ENDPOINT=").starts_with("<6>dingospeed "), "{log}");
+    let log = logged(true, "json").await;
+    assert!(line(&log, "no upstream.token").starts_with("<4>{\"time\":"), "{log}");
+    assert!(line(&log, "HF_ENDPOINT=").starts_with("<6>{\"time\":"), "{log}");
+    // A file or pipe that stderr was turned into is none.
+    let log = logged(false, "text").await;
+    assert!(line(&log, "no upstream.token").contains("Z WARN ] access.operator_repos "), "{log}");
+    assert!(line(&log, "HF_ENDPOINT=").starts_with("dingospeed "), "{log}");
 }
 
 #[tokio::test]

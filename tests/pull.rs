@@ -71,6 +71,49 @@ async fn many_repos_are_pulled_and_one_that_fails_does_not_stop_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_pulled_is_told_to_scripts() {
+    let hub = FakeHub::start().await;
+    let one = hub.model("acme/one").file("a.txt", "abc").commit("first");
+    let two = hub.dataset("acme/two").file("b.txt", "de").lfs("bad.bin", noise(4, 40_000)).commit("first");
+    hub.fault("bad.bin").on_hub().status(403, &[("X-Error-Code", "GatedRepo"), ("X-Error-Message", "not you")]);
+    let dir = tempfile::tempdir().unwrap();
+    let (repos, url) = (dir.path().display().to_string(), hub.url());
+    let pull = async |more: &[&str]| {
+        let args = ["pull", "acme/one", "datasets/acme/two@main", "acme/none", "--repos", &repos, "--upstream", &url];
+        let args: Vec<&str> = args.iter().chain(more).copied().collect();
+        let (code, stderr, stdout) = dingospeed(&args, &[]).await;
+        assert_eq!(code, Some(1), "{stderr}");
+        (stderr, stdout)
+    };
+    let (stderr, stdout) = pull(&["--json"]).await;
+    let told: serde_json::Value = serde_json::from_str(&stdout).expect("one value");
+    assert_eq!((&told["pulled"]["repos"], &told["pulled"]["files"], &told["pulled"]["bytes"]), (&1.into(), &1.into(), &3.into()));
+    let repos_told = told["repos"].as_array().expect("repos");
+    assert_eq!(repos_told.len(), 3, "{told}");
+    let first = &repos_told[0];
+    assert_eq!((&first["id"], &first["revision"]), (&"models/acme/one".into(), &"main".into()), "{first}");
+    assert_eq!(
+        (first["commit"].as_str(), first["files"].as_u64(), first["bytes"].as_u64()),
+        (Some(&*one.sha()), Some(1), Some(3))
+    );
+    assert!(first["failed"] == serde_json::json!([]) && first["error"].is_null() && first["seconds"].is_f64(), "{first}");
+    let second = &repos_told[1];
+    assert_eq!((&second["id"], second["commit"].as_str()), (&"datasets/acme/two".into(), Some(&*two.sha())), "{second}");
+    assert_eq!((&second["files"], &second["failed"][0]["path"]), (&2.into(), &"bad.bin".into()), "{second}");
+    assert!(second["failed"][0]["error"].as_str().is_some_and(|error| error.contains("not you")), "{second}");
+    let third = &repos_told[2];
+    assert!(third["commit"].is_null() && third["files"] == 0 && third["error"].is_string(), "{third}");
+    assert!(stderr.contains("not pulled: datasets/acme/two@main, models/acme/none@main"), "{stderr}");
+
+    // Names alone are those of what is here now, for the next command.
+    let (stderr, stdout) = pull(&["-q"]).await;
+    assert_eq!(stdout, format!("models/acme/one@{}\n", one.sha()));
+    assert!(!stderr.contains("a.txt") && stderr.contains("bad.bin"), "{stderr}");
+    let (code, stderr, _) = dingospeed(&["pin", stdout.trim_end(), "--repos", &repos], &[]).await;
+    assert_eq!(code, Some(0), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_that_was_broken_off_goes_on_where_it_was() {
     const SIZE: u64 = 24 << 20;
     let hub = FakeHub::start().await;

@@ -53,6 +53,8 @@ pub(super) enum Verb {
         #[arg(long, env = "HF_TOKEN", hide_env_values = true)]
         token: Option<String>,
         #[command(flatten)]
+        shown: Shown,
+        #[command(flatten)]
         settings: Settings,
     },
     /// List what is kept: repositories, their revisions, their files.
@@ -129,12 +131,16 @@ pub(super) enum Verb {
         #[command(flatten)]
         named: Named,
         #[command(flatten)]
+        shown: Shown,
+        #[command(flatten)]
         settings: Settings,
     },
     /// Lift pins, named as they were set.
     Unpin {
         #[command(flatten)]
         named: Named,
+        #[command(flatten)]
+        shown: Shown,
         #[command(flatten)]
         settings: Settings,
     },
@@ -218,6 +224,8 @@ pub(super) enum Verb {
     },
     /// Check the configuration and say everything that is wrong with it, without starting anything.
     Check {
+        #[command(flatten)]
+        shown: Shown,
         #[command(flatten)]
         settings: Settings,
     },

@@ -7,7 +7,7 @@ use crate::{
     store::{Limits, Pin, Scope, View},
 };
 use indicatif::HumanBytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     io::{self, BufRead, IsTerminal, Write},
     process::ExitCode,
@@ -90,7 +90,7 @@ pub fn gc(
 }
 
 /// Pins repos, or lifts their pins.
-pub fn pin(view: &View, chosen: &Chosen, lift: bool) -> ExitCode {
+pub fn pin(view: &View, chosen: &Chosen, lift: bool, format: Format) -> ExitCode {
     ended(|| {
         let pin = |(repo, revision): &(RepoId, Option<Revision>)| {
             Ok(Pin { repo: view.present(repo).map_err(text)?, revision: revision.clone() })
@@ -107,9 +107,18 @@ pub fn pin(view: &View, chosen: &Chosen, lift: bool) -> ExitCode {
         }
         view.change_pins(add, remove).map_err(text)?;
         let word = if lift { "unpinned" } else { "pinned" };
-        pins.iter().for_each(|pin| println!("{word} {pin}"));
+        match format {
+            Format::Table => pins.iter().for_each(|pin| println!("{word} {pin}")),
+            Format::Json => println!("{}", json!({ word: pins.iter().map(json_of).collect::<Vec<_>>() })),
+            Format::Quiet => pins.iter().for_each(|pin| println!("{pin}")),
+        }
         Ok(())
     })
+}
+
+/// As it was named: a pin of a branch goes with the branch.
+fn json_of(pin: &Pin) -> Value {
+    json!({ "id": pin.repo.to_string(), "revision": pin.revision.as_ref().map(Revision::as_str) })
 }
 
 /// Finds what was named; one that is not kept is a mistake, and then nothing is done.

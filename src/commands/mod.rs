@@ -3,11 +3,12 @@
 //! [`pull`] and [`status`] talk to a mirror over HTTP, as any client would; they are told an address. [`ls`], [`verify`] and [`keep`]
 //! (`rm`, `gc`, `pin`) look at the store's directory, which they may do beside a server, and have its [`crate::admin::Keeper`] change
 //! it: the server, or this process when there is none. [`import`] and [`load`] bring objects in the same way, proven before the keeper
-//! hears of them; [`export`] only reads.
+//! hears of them; [`export`] only reads, and [`check`] has been done when it is called.
 //!
 //! Output that a script may want goes to stdout, talk and progress to stderr. Each ends with the exit code: 0 done, 1 not.
 
 mod bundle;
+pub mod check;
 pub(crate) mod client;
 pub mod condition;
 mod confirm;

@@ -44,13 +44,19 @@ pub(crate) trait Watch: Send + Sync {
 }
 
 /// The progress of all files together, on stderr.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Progress {
     /// None before the files are listed.
     bar: OnceLock<ProgressBar>,
+    names_files: bool,
 }
 
 impl Progress {
+    /// `names_files` where there is no terminal for a bar.
+    pub(super) fn new(names_files: bool) -> Progress {
+        Progress { bar: OnceLock::new(), names_files }
+    }
+
     pub(super) fn finish(&self) {
         if let Some(bar) = self.bar.get() {
             bar.finish_and_clear();
@@ -99,7 +105,7 @@ impl Watch for Progress {
     }
 
     fn ended(&self, path: &FilePath, size: u64) {
-        if self.shown().is_none() {
+        if self.names_files && self.shown().is_none() {
             self.say(&format!("{path} {}", HumanBytes(size)));
         }
     }

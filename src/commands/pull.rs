@@ -6,12 +6,14 @@
 use super::{
     client::{AskError, Client, next_piece},
     counted, failed,
+    ls::Format,
     progress::{Progress, Watch},
 };
 use crate::hub::{ApiTarget, Commit, RepoId, Revision, TreeFile, parse_info, parse_tree};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use http::{HeaderValue, StatusCode};
 use indicatif::HumanBytes;
+use serde_json::{Value, json};
 use std::{collections::HashSet, future::Future, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration, time::Instant};
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -34,6 +36,7 @@ pub struct Pull {
     pub wanted: Wanted,
     /// `Bearer ..`
     pub authorization: Option<HeaderValue>,
+    pub format: Format,
 }
 
 /// Which files are wanted: all, or those that match; and not those that are excluded.
@@ -81,49 +84,71 @@ pub fn run(asked: &Pull, mirror: SocketAddr) -> ExitCode {
     };
     let client = Arc::new(Client::new(mirror, asked.authorization.clone()));
     let mut lacking = Vec::new();
+    let mut told = Vec::new();
     let mut total = (0, 0);
     for (repo, revision) in &asked.repos {
-        match runtime.block_on(pull(&client, repo, revision, &asked.wanted)) {
-            Ok((file_count, len)) => total = (total.0 + file_count as u64, total.1 + len),
-            Err(()) => lacking.push(format!("{repo}@{revision}")),
+        let one = Instant::now();
+        let pulled = runtime.block_on(pull(&client, repo, revision, asked));
+        told.push(json_of(repo, revision, &pulled, one.elapsed()));
+        match pulled {
+            Ok(pulled) if pulled.failed.is_empty() => total = (total.0 + pulled.file_count as u64, total.1 + pulled.len),
+            _ => lacking.push(format!("{repo}@{revision}")),
         }
     }
-    let repo_count = asked.repos.len() as u64;
-    if repo_count > 1 {
-        let (files, seconds) = (counted(total.0, "file"), began.elapsed().as_secs_f64());
-        let done = repo_count - lacking.len() as u64;
-        println!("pulled {done} of {}: {files}, {} in {seconds:.1} s", counted(repo_count, "repo"), HumanBytes(total.1));
-        if !lacking.is_empty() {
-            eprintln!("dingospeed: not pulled: {}", lacking.join(", "));
+    let (repo_count, seconds) = (asked.repos.len() as u64, began.elapsed().as_secs_f64());
+    let done = repo_count - lacking.len() as u64;
+    match asked.format {
+        Format::Json => {
+            let pulled = json!({ "repos": done, "files": total.0, "bytes": total.1, "seconds": seconds });
+            println!("{}", json!({ "pulled": pulled, "repos": told }));
         }
+        Format::Table if repo_count > 1 => {
+            let files = counted(total.0, "file");
+            println!("pulled {done} of {}: {files}, {} in {seconds:.1} s", counted(repo_count, "repo"), HumanBytes(total.1));
+        }
+        Format::Table | Format::Quiet => {}
+    }
+    if repo_count > 1 && !lacking.is_empty() {
+        eprintln!("dingospeed: not pulled: {}", lacking.join(", "));
     }
     if lacking.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Pulls one repo and says how it went. Returns the number of its files and their length together.
-async fn pull(client: &Arc<Client>, repo: &RepoId, revision: &Revision, wanted: &Wanted) -> Result<(usize, u64), ()> {
+/// Pulls one repo and says how it went.
+async fn pull(client: &Arc<Client>, repo: &RepoId, revision: &Revision, asked: &Pull) -> Result<Pulled, String> {
     let began = Instant::now();
     let name = repo.name();
-    let progress = Arc::new(Progress::default());
-    let pulled = fetch(client, repo, revision, wanted, progress.clone()).await;
+    let progress = Arc::new(Progress::new(asked.format != Format::Quiet));
+    let pulled = fetch(client, repo, revision, &asked.wanted, progress.clone()).await;
     progress.finish();
-    match pulled {
-        Err(why) => {
-            eprintln!("dingospeed: {name}@{revision}: {why}");
-            Err(())
-        }
+    match &pulled {
+        Err(why) => eprintln!("dingospeed: {name}@{revision}: {why}"),
         Ok(pulled) if !pulled.failed.is_empty() => {
             eprintln!("dingospeed: {name}@{}: {} of {} files failed:", pulled.commit, pulled.failed.len(), pulled.file_count);
             pulled.failed.iter().for_each(|(path, why)| eprintln!("  {path}: {why}"));
-            Err(())
         }
-        Ok(Pulled { commit, file_count, len, .. }) => {
-            let files = counted(file_count as u64, "file");
-            let seconds = began.elapsed().as_secs_f64();
-            println!("pulled {name}@{commit}: {files}, {} in {seconds:.1} s", HumanBytes(len));
-            Ok((file_count, len))
-        }
+        Ok(Pulled { commit, file_count, len, .. }) => match asked.format {
+            Format::Table => {
+                let (files, seconds) = (counted(*file_count as u64, "file"), began.elapsed().as_secs_f64());
+                println!("pulled {name}@{commit}: {files}, {} in {seconds:.1} s", HumanBytes(*len));
+            }
+            Format::Quiet => println!("{repo}@{commit}"),
+            Format::Json => {}
+        },
     }
+    pulled
+}
+
+/// `commit` and what follows from it are null and zero when nothing could be read, and `error` says why.
+fn json_of(repo: &RepoId, revision: &Revision, pulled: &Result<Pulled, String>, took: Duration) -> Value {
+    let (error, pulled) = (pulled.as_ref().err(), pulled.as_ref().ok());
+    let failed = pulled.map_or(&[][..], |pulled| &pulled.failed);
+    json!({
+        "id": repo.to_string(), "revision": revision.as_str(), "commit": pulled.map(|pulled| pulled.commit.to_string()),
+        "files": pulled.map_or(0, |pulled| pulled.file_count), "bytes": pulled.map_or(0, |pulled| pulled.len),
+        "failed": failed.iter().map(|(path, why)| json!({ "path": path, "error": why })).collect::<Vec<_>>(),
+        "error": error, "seconds": took.as_secs_f64(),
+    })
 }
 
 /// What came of a pull.

@@ -76,6 +76,30 @@ pub enum Own {
     Index,
 }
 
+/// The repo in a route, borrowed as the route is.
+macro_rules! repo_in {
+    ($route:expr) => {
+        match $route {
+            Route::Resolve { repo, .. }
+            | Route::Raw { repo, .. }
+            | Route::RepoInfo { repo, .. }
+            | Route::Tree { repo, .. }
+            | Route::PathsInfo { repo, .. }
+            | Route::Refs { repo }
+            | Route::Commits { repo, .. }
+            | Route::AuthCheck { repo }
+            | Route::XetReadToken { repo, .. }
+            | Route::RepoOther { repo }
+            | Route::Manifest { repo, .. }
+            | Route::Layer { repo, .. }
+            | Route::Git { repo }
+            | Route::GitPush { repo }
+            | Route::GitLfs { repo } => Some(repo),
+            _ => None,
+        }
+    };
+}
+
 impl Route {
     /// Reads a request target in origin form (`/path?query`) or absolute form (`http://host/path?query`).
     ///
@@ -156,46 +180,14 @@ impl Route {
 
     /// Returns the repo that is asked about, if it is one.
     pub fn repo(&self) -> Option<&RepoId> {
-        match self {
-            Route::Resolve { repo, .. }
-            | Route::Raw { repo, .. }
-            | Route::RepoInfo { repo, .. }
-            | Route::Tree { repo, .. }
-            | Route::PathsInfo { repo, .. }
-            | Route::Refs { repo }
-            | Route::Commits { repo, .. }
-            | Route::AuthCheck { repo }
-            | Route::XetReadToken { repo, .. }
-            | Route::RepoOther { repo }
-            | Route::Manifest { repo, .. }
-            | Route::Layer { repo, .. }
-            | Route::Git { repo }
-            | Route::GitPush { repo }
-            | Route::GitLfs { repo } => Some(repo),
-            _ => None,
-        }
+        repo_in!(self)
     }
 
     /// Asks the same of another repo.
     #[must_use]
     pub fn of(mut self, other: RepoId) -> Route {
-        match &mut self {
-            Route::Resolve { repo, .. }
-            | Route::Raw { repo, .. }
-            | Route::RepoInfo { repo, .. }
-            | Route::Tree { repo, .. }
-            | Route::PathsInfo { repo, .. }
-            | Route::Refs { repo }
-            | Route::Commits { repo, .. }
-            | Route::AuthCheck { repo }
-            | Route::XetReadToken { repo, .. }
-            | Route::RepoOther { repo }
-            | Route::Manifest { repo, .. }
-            | Route::Layer { repo, .. }
-            | Route::Git { repo }
-            | Route::GitPush { repo }
-            | Route::GitLfs { repo } => *repo = other,
-            _ => {}
+        if let Some(repo) = repo_in!(&mut self) {
+            *repo = other;
         }
         self
     }

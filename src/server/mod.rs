@@ -33,6 +33,7 @@ use crate::{
 };
 use drain::Drained;
 use listen::Socket;
+use log::Level;
 use notify::State;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::services::listening::Service;
@@ -307,12 +308,13 @@ fn announce(config: &Config, address: SocketAddr, secure: Option<SocketAddr>, re
     let into = if read_only { "from read-only" } else { "into" };
     let everywhere = if address.ip().is_unspecified() { format!(", listening on {address}") } else { String::new() };
     let secure = secure.map(|address| format!(", TLS on {address}")).unwrap_or_default();
-    journal::say(&format!(
+    let text = format!(
         "dingospeed {} mirrors {}{offline} {into} {}{everywhere}{secure}; point clients here: export HF_ENDPOINT={url}",
         env!("CARGO_PKG_VERSION"),
         config.upstream.url,
         config.store.repos.display()
-    ));
+    );
+    journal::say(Level::Info, &text);
 }
 
 /// Where files may not grow beyond a size (`ulimit -f`), writing fails like on a full disk, instead of ending the process.
