@@ -174,13 +174,15 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Front<A> {
             Ok(_ticket) => {
                 let stream = match self.tls {
                     // What is over once the connection speaks should not lie beside it for as long as it lives.
-                    Some(_) => Box::pin(async {
-                        tokio::select! {
-                            secured = self.secured(stream) => secured,
-                            _ = ends.wait_for(|ends| *ends) => None,
-                        }
-                    })
-                    .await?,
+                    Some(_) => {
+                        Box::pin(async {
+                            tokio::select! {
+                                secured = self.secured(stream) => secured,
+                                _ = ends.wait_for(|ends| *ends) => None,
+                            }
+                        })
+                        .await?
+                    }
                     None => stream,
                 };
                 let client = self.client(&stream);
