@@ -91,6 +91,9 @@ fn look(store: &Store, pass_due: bool, flush_due: bool) {
     if let Err(error) = done {
         log::warn!("the eviction pass failed: {error}");
     }
+    if let Err(error) = store.sweep_on() {
+        log::warn!("the links cannot be looked through: {error}");
+    }
     if flush_due {
         store.flush_reads();
     }
@@ -136,6 +139,10 @@ impl Shortage {
 impl Borrower for Warm {
     fn let_go(&self, oid: &Oid) -> Loan {
         self.mirror.upgrade().map_or(Loan::None, |mirror| mirror.let_go(oid))
+    }
+
+    fn loan(&self, oid: &Oid) -> Loan {
+        self.mirror.upgrade().map_or(Loan::None, |mirror| mirror.loan(oid))
     }
 
     fn forget(&self, oid: &Oid) {
