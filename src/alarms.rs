@@ -5,7 +5,7 @@
 
 use crate::metrics::metrics;
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -49,6 +49,51 @@ static RAISED: OnceLock<mpsc::Sender<Alarm>> = OnceLock::new();
 pub fn listen() -> Option<mpsc::Receiver<Alarm>> {
     let (sender, receiver) = mpsc::channel(RAISED_MAX);
     RAISED.set(sender).ok().map(|()| receiver)
+}
+
+/// How long room counts as short after it was found so the last time.
+const CALM: Duration = Duration::from_secs(300);
+
+/// Whether there is too little room. It is over once nothing has been short of it for a while: a pass that only measures finds nothing
+/// wrong as soon as nobody wants to write, and the next write finds none again.
+#[derive(Debug, Default)]
+struct Shortage {
+    last: Option<Instant>,
+}
+
+impl Shortage {
+    /// Notes whether room was short just now, and returns whether it counts as that.
+    fn note(&mut self, is_short: bool, now: Instant) -> bool {
+        if is_short {
+            self.last = Some(now);
+        }
+        self.last = self.last.filter(|last| now.duration_since(*last) < CALM);
+        self.last.is_some()
+    }
+}
+
+static SHORTAGE: Mutex<Shortage> = Mutex::new(Shortage { last: None });
+
+/// There is no room for what should be kept: a write was told so, or a limit is passed and no more can go. The metric says it at once.
+pub fn disk_short(cause: impl FnOnce() -> String) {
+    // Under the lock, or the metric of one that finds it over could come last.
+    let mut shortage = SHORTAGE.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_news = shortage.last.is_none();
+    shortage.note(true, Instant::now());
+    metrics().disk_short.set(1);
+    if is_news {
+        raise(|| Alarm::DiskShort { cause: cause() });
+    }
+}
+
+/// Nothing is short just now; after a while of that it is over. Cheap; call it often.
+pub fn disk_fits() {
+    let mut shortage = SHORTAGE.lock().unwrap_or_else(PoisonError::into_inner);
+    let was_short = shortage.last.is_some();
+    if was_short && !shortage.note(false, Instant::now()) {
+        metrics().disk_short.set(0);
+        raise(|| Alarm::DiskEased);
+    }
 }
 
 /// Passes an alarm on, if anybody listens and is not overwhelmed.
@@ -139,6 +184,21 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shortage_is_over_once_nothing_has_fallen_short_for_a_while() {
+        let (mut shortage, now) = (Shortage::default(), Instant::now());
+        assert!(!shortage.note(false, now));
+        assert!(shortage.note(true, now));
+        // As a fill that finds no room and a look that finds no limit passed take turns.
+        for minute in 1..20 {
+            let now = now + Duration::from_secs(60) * minute;
+            assert!(shortage.note(minute % 2 == 0, now), "{minute}");
+        }
+        let last = now + Duration::from_secs(60) * 18;
+        assert!(shortage.note(false, last + CALM - Duration::from_secs(1)));
+        assert!(!shortage.note(false, last + CALM));
+    }
 
     fn down() -> Alarm {
         Alarm::UpstreamDown { upstream: "hub".into(), cause: "silence".into() }

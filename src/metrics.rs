@@ -152,7 +152,7 @@ pub struct Metrics {
     pub disk_size_bytes: IntGauge,
     /// Bytes that broken files take, which are kept for inspection, after the last pass.
     pub quarantine_bytes: IntGauge,
-    /// 1 while the last pass could not free enough.
+    /// Set by [`crate::alarms::disk_short`], and back some minutes after the last of it.
     pub disk_short: IntGauge,
     /// What `eviction.max_size` allows; 0 means no limit.
     pub eviction_max_bytes: IntGauge,
@@ -350,7 +350,10 @@ impl Metrics {
             disk_free_bytes: gauge("disk_free_bytes", "Bytes free on the file system of the repos directory."),
             disk_size_bytes: gauge("disk_size_bytes", "Size of the file system of the repos directory."),
             quarantine_bytes: gauge("quarantine_bytes", "Bytes of broken files that are kept for inspection."),
-            disk_short: gauge("disk_short", "Whether there is too little room, all eviction done."),
+            disk_short: gauge(
+                "disk_short",
+                "Whether there is too little room: a write found none, or a limit is passed with all eviction done. At once, and for five minutes after.",
+            ),
             eviction_max_bytes: gauge("eviction_max_bytes", "What eviction.max_size allows; 0 means no limit."),
             blobs: gauge("blobs", "Objects in the repos directory, whole or not."),
         }

@@ -280,3 +280,46 @@ async fn cold_parts_of_what_is_read_all_the_time_go_alone() {
     assert!(hub.cdn_bytes() > 0);
     read(0..20 * MIB).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_asks_the_server_and_tells_of_parts() {
+    let hub = FakeHub::start().await;
+    let large = noise(62, 64 * MIB);
+    let oid = hub.model("acme/large").lfs("w.bin", &large).commit("first").oid("w.bin");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let root = folder.path().join("repos");
+    let mirror = limited(&hub, &root, 32).set("eviction.interval", "1d").start().await;
+    let target = "/acme/large/resolve/main/w.bin";
+    for span in [0..20 * MIB, 50 * MIB..54 * MIB] {
+        let part = mirror.get_range(target, &format!("bytes={}-{}", span.start, span.end - 1)).await;
+        assert!(part.status == 206 && part.whole && part.body == large[span.clone()], "{span:?}: {}", part.status);
+    }
+    // What nobody knows of until somebody looks.
+    let by_hand = root.join("blobs").join(&oid[..2]).join("f".repeat(64));
+    std::fs::write(&by_hand, noise(63, 16 * MIB)).expect("a file that was put there");
+    let repos = root.display().to_string();
+    let gc = async |dry_run: bool| {
+        let arguments = ["gc", "--json", "--repos", &repos, "--dry-run"];
+        let (code, stderr, stdout) = dingospeed(&arguments[..if dry_run { 5 } else { 4 }], &[]).await;
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        let told: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+        told[if dry_run { "would_evict" } else { "evicted" }].clone()
+    };
+    let mut would = gc(true).await;
+    // The mirror lets go of what was read a moment after its client has it all.
+    for _ in 0..200 {
+        if would["objects_in_use"] == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        would = gc(true).await;
+    }
+    assert!(would["objects"] == 0 && would["parts"].as_u64() >= Some(8), "{would}");
+    let done = gc(false).await;
+    for key in ["reason", "objects", "parts", "bytes", "objects_in_use", "kept_objects", "kept_bytes"] {
+        assert_eq!(done[key], would[key], "{key}: {done} {would}");
+    }
+    assert!(by_hand.exists());
+    let part = mirror.get_range(target, "bytes=0-4194303").await;
+    assert!(part.status == 206 && part.body == large[..4 * MIB], "what went comes again");
+}

@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// When the system cannot give us a connection (no descriptors), the next try is so much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// How far an ordered pass goes.
+const THOROUGH: PassOptions = PassOptions { coming_len: 0, sweep: Sweep::All };
+
 /// An open socket. Dropping it removes its name.
 #[derive(Debug)]
 pub struct Desk {
@@ -104,9 +107,8 @@ pub fn execute(store: &Store, request: &Request) -> Answer {
             let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION").to_owned());
             Answer::Status(Status { pid, version, kept_bytes: store.kept_len(), free_bytes, total_bytes })
         }),
-        Request::Evict => {
-            store.pass(&PassOptions { coming_len: 0, sweep: Sweep::All }).map(|pass| Answer::Evicted((&pass).into()))
-        }
+        Request::Evict => store.pass(&THOROUGH).map(|pass| Answer::Evicted((&pass).into())),
+        Request::WouldEvict => store.would_pass(&THOROUGH).map(|pass| Answer::WouldEvict((&pass).into())),
         Request::VerifyObject { oid } => match Oid::parse(oid) {
             Some(oid) => store.mend(&oid).map(|mended| Answer::Mended(mended.into())),
             None => return Answer::Refused(format!("`{oid}` names no object")),

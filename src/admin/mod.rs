@@ -6,6 +6,7 @@
 //! ```text
 //! {"verb":"status"}                                              {"status":{"pid":7,..}}
 //! {"verb":"evict"}                                               {"evicted":{"objects":3,..}}
+//! {"verb":"would_evict"}                                         {"would_evict":{"objects":3,..}}
 //! {"verb":"verify_object","oid":"3fa9.."}                        {"mended":{"retracted":1}}
 //! {"verb":"take_in","file":"import-7-0","oid":"3fa9.."}          {"taken_in":{"new":true}}
 //! {"verb":"learn","file":"import-7-1"}                           "learned"
@@ -43,6 +44,8 @@ pub enum Request {
     Status,
     /// Run a thorough eviction pass.
     Evict,
+    /// Tell what it would do.
+    WouldEvict,
     /// Examine an object, make its broken blocks absent, set a broken file aside.
     VerifyObject { oid: String },
     /// Remove repos, or commits of them.
@@ -69,6 +72,7 @@ pub struct WireScope {
 pub enum Answer {
     Status(Status),
     Evicted(Evicted),
+    WouldEvict(Evicted),
     Mended(MendedObject),
     Removed(Removed),
     TakenIn {

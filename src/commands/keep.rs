@@ -2,9 +2,9 @@
 
 use super::{counted, failed, ls::Format};
 use crate::{
-    admin::{Answer, AskError, Evicted, Keeper, Removed, Request, WireScope},
+    admin::{self, Answer, AskError, Evicted, Keeper, Removed, Request, WireScope},
     hub::{RepoId, Revision},
-    store::{Limits, Pin, Scope, View},
+    store::{Limits, Pin, Scope, Store, View},
 };
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
@@ -55,7 +55,8 @@ pub fn rm(view: &View, asked: &Rm, find: impl FnOnce() -> Result<Keeper, AskErro
     })
 }
 
-/// Runs an eviction pass; `limits` are those of this command's configuration, by which a dry run judges.
+/// Runs an eviction pass, or has the server that has the store tell what one would take. Where none has it, a dry run looks for itself and
+/// writes nothing; `limits` are those of this command's configuration.
 pub fn gc(
     view: &View,
     dry_run: bool,
@@ -70,8 +71,7 @@ pub fn gc(
     };
     ended(|| {
         if dry_run {
-            let pass = view.would_pass(limits).map_err(text)?;
-            told("would_evict", &(&pass).into());
+            told("would_evict", &would_evict(view, limits)?);
             return Ok(());
         }
         match find().and_then(|keeper| keeper.order(&Request::Evict)).map_err(text)? {
@@ -87,6 +87,22 @@ pub fn gc(
             other => Err(strange(&other)),
         }
     })
+}
+
+fn would_evict(view: &View, limits: &Limits) -> Result<Evicted, String> {
+    if Store::holder(view.root()).is_some() {
+        let why = match admin::ask(view.root(), &Request::WouldEvict) {
+            Ok(Answer::WouldEvict(would)) => return Ok(would),
+            // One of an earlier version, perhaps; or one that another user runs.
+            Ok(Answer::Refused(why)) => why,
+            Ok(other) => return Err(strange(&other)),
+            Err(error) => error.to_string(),
+        };
+        eprintln!(
+            "dingospeed: judged by the limits of this command, without what the server knows of use and of parts, for it does not tell: {why}"
+        );
+    }
+    Ok((&view.would_pass(limits).map_err(text)?).into())
 }
 
 /// Pins repos, or lifts their pins.

@@ -1,7 +1,7 @@
 //! What all fills share: turns at upstream, the state of the disk, and the bounds of the configuration.
 
 use super::through::{Parked, Stream};
-use crate::alarms::{Alarm, raise};
+use crate::alarms;
 use crate::config::WhenClientLeaves;
 use crate::metrics::metrics;
 use crate::store::StoreError;
@@ -84,13 +84,13 @@ impl Disk {
             return;
         }
         metrics().disk_errors.inc();
+        if matches!(error, StoreError::Full { .. } | StoreError::NoRoom { .. }) {
+            alarms::disk_short(|| error.to_string());
+        }
         let mut failed = self.failed.lock().unwrap_or_else(|e| e.into_inner());
         // Or a full disk would be filled with its own complaints.
         if failed.as_ref().is_none_or(|(at, _)| at.elapsed() >= DISK_RETRY_AFTER) {
             log::warn!("clients are served past the disk while it fails: {error}");
-            if matches!(error, StoreError::Full { .. } | StoreError::NoRoom { .. }) {
-                raise(|| Alarm::DiskShort { cause: error.to_string() });
-            }
             *failed = Some((Instant::now(), error.clone()));
         }
     }

@@ -323,21 +323,31 @@ impl Mirror {
     pub fn let_go(&self, oid: &Oid) -> Loan {
         // With this lock and the store's nobody new comes to the fill, save through `warm`; hence the second look.
         let mut fills = self.fills.lock().unwrap_or_else(|e| e.into_inner());
-        let Some(fill) = fills.get(oid).and_then(Weak::upgrade) else { return Loan::None };
-        let users = |warm: bool| Arc::strong_count(&fill) > 1 + usize::from(warm);
-        if users(self.warm.contains_key(oid)) {
-            // The cache drops what it has thrown out when it is told to.
+        let loan = self.loan_of(&fills, oid);
+        if loan == Loan::Idle {
+            self.warm.invalidate(oid);
+            // Or it would count as in use for what can only be done to what nobody has.
             self.warm.run_pending_tasks();
-            if users(self.warm.contains_key(oid)) {
-                return Loan::InUse;
-            }
+            // Whoever took it meanwhile reads on from a file without a name, if it comes to that, which is still judged as a whole.
+            fills.remove(oid);
         }
-        self.warm.invalidate(oid);
-        // Or it would count as in use for what can only be done to what nobody has.
+        loan
+    }
+
+    /// What let_go would return, which is not done.
+    pub fn loan(&self, oid: &Oid) -> Loan {
+        self.loan_of(&self.fills.lock().unwrap_or_else(|e| e.into_inner()), oid)
+    }
+
+    fn loan_of(&self, fills: &HashMap<Oid, Weak<Fill>>, oid: &Oid) -> Loan {
+        let Some(fill) = fills.get(oid).and_then(Weak::upgrade) else { return Loan::None };
+        let has_users = || Arc::strong_count(&fill) > 1 + usize::from(self.warm.contains_key(oid));
+        if !has_users() {
+            return Loan::Idle;
+        }
+        // The cache drops what it has thrown out when it is told to.
         self.warm.run_pending_tasks();
-        // Whoever took it meanwhile reads on from a file without a name, if it comes to that, which is still judged as a whole.
-        fills.remove(oid);
-        Loan::Idle
+        if has_users() { Loan::InUse } else { Loan::Idle }
     }
 
     /// Forgets an object whose file is gone: who reads it reads on, the next one opens it anew.

@@ -350,11 +350,7 @@ impl Panel {
     }
 
     fn evict(&self, dry_run: bool) -> Result<Value, HubError> {
-        if dry_run {
-            let pass = self.view().would_pass(&self.mirror.store.limits()).map_err(broken)?;
-            return Ok(json!({ "would_evict": admin::Evicted::from(&pass) }));
-        }
-        self.order(&admin::Request::Evict)
+        self.order(if dry_run { &admin::Request::WouldEvict } else { &admin::Request::Evict })
     }
 
     /// Has the admin's desk do it, as the command line would.

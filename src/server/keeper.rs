@@ -2,7 +2,7 @@
 //! gauges of the disk.
 
 use crate::{
-    alarms::{Alarm, raise},
+    alarms,
     config::{Config, EvictionStrategy},
     hub::{Commit, Oid, RepoId},
     metrics::metrics,
@@ -10,7 +10,7 @@ use crate::{
     store::{Borrower, Limits, Loan, Pass, PassOptions, Store, Strategy},
 };
 use std::{
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 use tokio::time::{MissedTickBehavior, interval};
@@ -19,8 +19,6 @@ use tokio::time::{MissedTickBehavior, interval};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the times of reads are written down; so much of them a crash may lose.
 const FLUSH_EVERY: Duration = Duration::from_secs(60);
-/// After the last pass that fell short, how long room counts as short.
-const CALM: Duration = Duration::from_secs(300);
 
 /// Tells the store what it may keep, and who keeps objects open.
 pub(super) fn introduce(config: &Config, store: &Store, mirror: &Arc<Mirror>) {
@@ -28,7 +26,7 @@ pub(super) fn introduce(config: &Config, store: &Store, mirror: &Arc<Mirror>) {
     // Nothing can go where nothing can be written.
     store.set_limits(if store.read_only().is_some() { Limits::default() } else { limits(config) });
     set(&metrics().eviction_max_bytes, config.eviction.max_size);
-    store.set_borrower(Arc::new(Warm { mirror: Arc::downgrade(mirror), shortage: Mutex::default() }));
+    store.set_borrower(Arc::new(Warm { mirror: Arc::downgrade(mirror) }));
 }
 
 /// Returns the limits of a configuration. Offline there are none, for nothing could be fetched again.
@@ -91,9 +89,13 @@ fn look(store: &Store, pass_due: bool, flush_due: bool) {
     if let Err(error) = done {
         log::warn!("the eviction pass failed: {error}");
     }
+    if let Err(error) = store.sweep_on() {
+        log::warn!("the links cannot be looked through: {error}");
+    }
     if flush_due {
         store.flush_reads();
     }
+    alarms::disk_fits();
     match store.space() {
         Ok((free_len, total_len)) => {
             set(&metrics().disk_free_bytes, free_len);
@@ -112,30 +114,15 @@ fn set(gauge: &prometheus::IntGauge, count: u64) {
 /// The mirror, as the store sees it: it keeps objects warm. Weak, for the mirror has the store.
 struct Warm {
     mirror: Weak<Mirror>,
-    shortage: Mutex<Shortage>,
-}
-
-/// Whether there is too little room. It is over once no pass has fallen short for a while: one that only measures finds nothing wrong as
-/// soon as nobody wants to write, and the next that makes room falls short again.
-#[derive(Debug, Default)]
-struct Shortage {
-    last: Option<Instant>,
-}
-
-impl Shortage {
-    /// Notes a pass, and returns whether room is short now.
-    fn note(&mut self, falls_short: bool, now: Instant) -> bool {
-        if falls_short {
-            self.last = Some(now);
-        }
-        self.last = self.last.filter(|last| now.duration_since(*last) < CALM);
-        self.last.is_some()
-    }
 }
 
 impl Borrower for Warm {
     fn let_go(&self, oid: &Oid) -> Loan {
         self.mirror.upgrade().map_or(Loan::None, |mirror| mirror.let_go(oid))
+    }
+
+    fn loan(&self, oid: &Oid) -> Loan {
+        self.mirror.upgrade().map_or(Loan::None, |mirror| mirror.loan(oid))
     }
 
     fn forget(&self, oid: &Oid) {
@@ -160,42 +147,17 @@ impl Borrower for Warm {
         let metrics = metrics();
         let reason = pass.need.map_or("none", |need| need.reason.as_str());
         metrics.evicted(reason, pass.evicted_count, pass.evicted_len);
-        let is_short = self.shortage.lock().unwrap_or_else(PoisonError::into_inner).note(pass.falls_short(), Instant::now());
-        match pass.need.filter(|_| pass.falls_short()) {
-            Some(need) => {
-                metrics.eviction_short.inc();
-                let gone_len = pass.evicted_len + pass.quarantine_removed_len;
-                let (short_len, reason) = (need.len_min.saturating_sub(gone_len), need.reason.as_str());
-                let cause = format!("eviction.{reason} is passed by {short_len} bytes, and what is left is pinned or in use");
-                raise(|| Alarm::DiskShort { cause });
-            }
-            None if is_short => {}
-            None => raise(|| Alarm::DiskEased),
+        if let Some(need) = pass.need.filter(|_| pass.falls_short()) {
+            metrics.eviction_short.inc();
+            let gone_len = pass.evicted_len + pass.quarantine_removed_len;
+            let (short_len, reason) = (need.len_min.saturating_sub(gone_len), need.reason.as_str());
+            alarms::disk_short(|| {
+                format!("eviction.{reason} is passed by {short_len} bytes, and what is left is pinned or in use")
+            });
         }
         metrics.eviction_pass_seconds.set(pass.took.as_secs_f64());
-        set(&metrics.disk_short, u64::from(is_short));
         set(&metrics.quarantine_bytes, pass.quarantine_len);
         set(&metrics.pinned_objects, pass.pinned_count);
         set(&metrics.blobs, pass.blob_count - pass.evicted_count);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shortage_is_over_once_nothing_has_fallen_short_for_a_while() {
-        let (mut shortage, now) = (Shortage::default(), Instant::now());
-        assert!(!shortage.note(false, now));
-        assert!(shortage.note(true, now));
-        // As a fill that finds no room and a look that finds no limit passed take turns.
-        for minute in 1..20 {
-            let now = now + Duration::from_secs(60) * minute;
-            assert!(shortage.note(minute % 2 == 0, now), "{minute}");
-        }
-        let last = now + Duration::from_secs(60) * 18;
-        assert!(shortage.note(false, last + CALM - Duration::from_secs(1)));
-        assert!(!shortage.note(false, last + CALM));
     }
 }

@@ -20,6 +20,7 @@ use super::{
     block::Blocks,
     format::{self, Fill, FooterFault, Header},
     hash::ObjectHasher,
+    kept::{Kept, Noted},
     layer::FileLayer,
     whole::Foreign,
 };
@@ -55,8 +56,9 @@ pub struct BlockFile<F> {
     marking: Mutex<()>,
     /// Raised by each retraction, under `marking`. Who read blocks and finds it unchanged read what is still there.
     retract_count: AtomicU64,
-    /// Grows by the bytes of each block that is published.
-    kept_len: Arc<AtomicU64>,
+    /// Hears of each write, and grows by the bytes of each block that is published.
+    kept: Arc<Kept>,
+    noted: Noted,
 }
 
 /// What a file turned out to be.
@@ -155,13 +157,18 @@ impl<F: FileLayer> BlockFile<F> {
             writing: Mutex::new(()),
             marking: Mutex::new(()),
             retract_count: AtomicU64::new(0),
-            kept_len: Arc::default(),
+            kept: Arc::default(),
+            noted: Noted::default(),
         }
     }
 
-    /// Adds what is published from now on to a total that others share.
-    pub(super) fn count_into(&mut self, kept_len: Arc<AtomicU64>) {
-        self.kept_len = kept_len;
+    /// Tells what all objects of a store share of what is written and published from now on.
+    pub(super) fn count_into(&mut self, kept: Arc<Kept>) {
+        self.kept = kept;
+    }
+
+    pub(super) fn note_written(&self) {
+        self.kept.note_once(&self.oid, &self.noted);
     }
 
     pub fn oid(&self) -> &Oid {
@@ -285,7 +292,7 @@ impl<F: FileLayer> BlockFile<F> {
         self.present.set(block_index);
         self.present_count.fetch_add(1, Ordering::AcqRel);
         let span = self.blocks().span(block_index);
-        self.kept_len.fetch_add(span.end - span.start, Ordering::Relaxed);
+        self.kept.grow(span.end - span.start);
         Ok(())
     }
 
@@ -439,7 +446,10 @@ impl<F: FileLayer> BlockFile<F> {
     }
 
     fn put(&self, action: &'static str, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        self.layer.write_at(offset, bytes).map_err(|error| self.io(action, error))
+        let written = self.layer.write_at(offset, bytes).map_err(|error| self.io(action, error));
+        // Also after a failure: some of it may have been written.
+        self.note_written();
+        written
     }
 
     /// The mutex guards no value that could be left half changed, so a panic elsewhere does not matter here.

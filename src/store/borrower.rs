@@ -8,7 +8,7 @@ use crate::hub::{Commit, Oid, RepoId};
 pub enum Loan {
     /// It does not have it.
     None,
-    /// It had it at hand for the next reader, and has let it go.
+    /// It has it at hand for the next reader, and lets it go when asked.
     Idle,
     /// Somebody reads or fills it.
     InUse,
@@ -18,6 +18,9 @@ pub enum Loan {
 pub trait Borrower: Send + Sync {
     /// Lets go of an object unless somebody uses it.
     fn let_go(&self, oid: &Oid) -> Loan;
+
+    /// Tells what it does with an object; it need not let go of it.
+    fn loan(&self, oid: &Oid) -> Loan;
 
     /// Forgets an object that is removed whatever is going on: who reads it reads on, the next one opens it anew.
     fn forget(&self, oid: &Oid);
@@ -37,6 +40,10 @@ pub(super) struct Nobody;
 
 impl Borrower for Nobody {
     fn let_go(&self, _: &Oid) -> Loan {
+        Loan::None
+    }
+
+    fn loan(&self, _: &Oid) -> Loan {
         Loan::None
     }
 

@@ -1,7 +1,7 @@
 //! Which objects go when room is needed: limits, strategies and the plan. Pure; [`super::pass`] acts on it.
 
-use crate::hub::Oid;
-use std::{cmp::Reverse, time::Duration};
+use crate::hub::PackedOid;
+use std::time::Duration;
 
 /// In which order objects go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,9 +123,9 @@ impl Limits {
 /// An object that may go, or a part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    pub oid: Oid,
+    pub oid: PackedOid,
     /// None: all of it. Else the others are candidates of their own.
-    pub part: Option<u8>,
+    pub part: Option<Part>,
     /// Bytes it takes on the disk, which are those that come back.
     pub len: u64,
     /// Last read, milliseconds since 1970.
@@ -134,16 +134,32 @@ pub struct Candidate {
     pub arrived_ms: u64,
 }
 
+/// A part of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Part {
+    pub index: u8,
+    /// How many parts the object has of which something is there.
+    pub of: u8,
+}
+
+impl Candidate {
+    /// Returns its place in the strategy's order; the lowest goes first.
+    pub fn order(&self, strategy: Strategy) -> impl Ord + use<> {
+        let times = match strategy {
+            Strategy::Lru => (self.read_ms, 0),
+            Strategy::Fifo => (self.arrived_ms, 0),
+            Strategy::LargeFirst => (u64::MAX - self.len, self.read_ms),
+        };
+        // The oid comes last, so that the same disk always gives the same plan.
+        (times, self.oid, self.part)
+    }
+}
+
 /// Returns the objects that go: the fewest from the front of the strategy's order whose bytes reach `need_len`, or all.
 ///
 /// Sorts `candidates` in that order, so that who finds a victim in use goes on with what follows.
 pub fn plan(candidates: &mut [Candidate], need_len: u64, strategy: Strategy) -> &[Candidate] {
-    // The oid comes last everywhere, so that the same disk always gives the same plan.
-    match strategy {
-        Strategy::Lru => candidates.sort_unstable_by_key(|one| (one.read_ms, one.oid, one.part)),
-        Strategy::Fifo => candidates.sort_unstable_by_key(|one| (one.arrived_ms, one.oid)),
-        Strategy::LargeFirst => candidates.sort_unstable_by_key(|one| (Reverse(one.len), one.read_ms, one.oid)),
-    }
+    candidates.sort_unstable_by_key(|one| one.order(strategy));
     let mut len = 0_u64;
     let count = candidates.iter().take_while(|one| {
         let wanted = len < need_len;
@@ -157,8 +173,9 @@ pub fn plan(candidates: &mut [Candidate], need_len: u64, strategy: Strategy) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::Oid;
     use proptest::{collection::vec, prelude::any, prop_assert_eq, prop_oneof, proptest, strategy::Strategy as _};
-    use std::collections::HashMap;
+    use std::{cmp::Reverse, collections::HashMap};
 
     fn limits() -> Limits {
         Limits { low_water_percent: 90, ..Limits::default() }
@@ -193,25 +210,40 @@ mod tests {
     /// One step in the life of a cache.
     #[derive(Clone, Debug)]
     enum Step {
-        Arrive { name: u8, len: u16 },
-        Read { name: u8 },
-        Evict { need: u32 },
+        /// A whole object comes.
+        Arrive {
+            name: u8,
+            len: u16,
+        },
+        /// A part of an object comes that is never whole; its other parts stay what they are.
+        ArrivePart {
+            name: u8,
+            index: u8,
+            len: u16,
+        },
+        Read {
+            name: u8,
+            index: u8,
+        },
+        Evict {
+            need: u32,
+        },
     }
 
     fn step() -> impl proptest::strategy::Strategy<Value = Step> {
         prop_oneof![
             (any::<u8>(), 0..2000_u16).prop_map(|(name, len)| Step::Arrive { name, len }),
-            any::<u8>().prop_map(|name| Step::Read { name }),
+            (0..20_u8, 0..4_u8, 1..2000_u16).prop_map(|(name, index, len)| Step::ArrivePart { name, index, len }),
+            (any::<u8>(), 0..4_u8).prop_map(|(name, index)| Step::Read { name, index }),
             (0..20_000_u32).prop_map(|need| Step::Evict { need }),
         ]
     }
 
-    fn oid(name: u8) -> Oid {
-        Oid::parse(&format!("{name:064x}")).unwrap()
-    }
+    /// An object, or a part of one.
+    type Name = (u8, Option<u8>);
 
     /// The model: queues moved about by hand, as a textbook would, against the plan from times alone.
-    fn textbook(order: &[u8], sizes: &HashMap<u8, u64>, need: u64, strategy: Strategy) -> Vec<u8> {
+    fn textbook(order: &[Name], sizes: &HashMap<Name, u64>, need: u64, strategy: Strategy) -> Vec<Name> {
         let mut queue = order.to_vec();
         if strategy == Strategy::LargeFirst {
             // Stable: among equals the order of last reads stays.
@@ -228,39 +260,54 @@ mod tests {
         gone
     }
 
+    fn candidate((name, part): Name, len: u64, now: u64) -> Candidate {
+        let oid = Oid::parse(&format!("{name:064x}")).unwrap().packed();
+        Candidate { oid, part: part.map(|index| Part { index, of: 4 }), len, read_ms: now, arrived_ms: now }
+    }
+
     proptest! {
         #[test]
         fn plans_are_those_of_the_textbook(trace in vec(step(), 1..200)) {
             for strategy in [Strategy::Lru, Strategy::Fifo, Strategy::LargeFirst] {
-                let mut kept: HashMap<u8, Candidate> = HashMap::new();
-                let mut order: Vec<u8> = Vec::new();
+                let mut kept: HashMap<Name, Candidate> = HashMap::new();
+                let mut order: Vec<Name> = Vec::new();
                 for (clock, step) in trace.iter().enumerate() {
                     let now = clock as u64;
-                    match *step {
-                        Step::Arrive { name, len } if !kept.contains_key(&name) => {
-                            kept.insert(name, Candidate { oid: oid(name), part: None, len: len.into(), read_ms: now, arrived_ms: now });
-                            order.push(name);
+                    let arrives = match *step {
+                        Step::Arrive { name, len } if (0..4).all(|index| !kept.contains_key(&(name, Some(index)))) => Some(((name, None), len)),
+                        // As the server does it: only reads tell parts apart.
+                        Step::ArrivePart { name, index, len } if strategy == Strategy::Lru && !kept.contains_key(&(name, None)) => {
+                            Some(((name, Some(index)), len))
                         }
-                        Step::Read { name } if kept.contains_key(&name) => {
-                            kept.get_mut(&name).unwrap().read_ms = now;
-                            if strategy != Strategy::Fifo {
-                                order.retain(|other| *other != name);
-                                order.push(name);
+                        Step::Read { name, index } => {
+                            for name in [(name, None), (name, Some(index))] {
+                                let Some(one) = kept.get_mut(&name) else { continue };
+                                one.read_ms = now;
+                                if strategy != Strategy::Fifo {
+                                    order.retain(|other| *other != name);
+                                    order.push(name);
+                                }
                             }
+                            None
                         }
                         Step::Evict { need } => {
                             let sizes = kept.iter().map(|(name, one)| (*name, one.len)).collect();
                             let expected = textbook(&order, &sizes, need.into(), strategy);
                             let mut candidates: Vec<Candidate> = kept.values().copied().collect();
                             let victims = plan(&mut candidates, need.into(), strategy);
-                            let wanted: Vec<Oid> = expected.iter().map(|name| oid(*name)).collect();
-                            prop_assert_eq!(victims.iter().map(|one| one.oid).collect::<Vec<_>>(), wanted);
+                            let wanted: Vec<Candidate> = expected.iter().map(|name| kept[name]).collect();
+                            prop_assert_eq!(victims, wanted);
                             for name in expected {
                                 kept.remove(&name);
                                 order.retain(|other| *other != name);
                             }
+                            None
                         }
-                        _ => {}
+                        _ => None,
+                    };
+                    if let Some((name, len)) = arrives.filter(|(name, _)| !kept.contains_key(name)) {
+                        kept.insert(name, candidate(name, len.into(), now));
+                        order.push(name);
                     }
                 }
             }

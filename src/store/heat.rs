@@ -46,11 +46,14 @@ impl Heat {
         }
     }
 
-    /// Returns what is known, of objects for which `wanted`; the others are forgotten.
-    pub(super) fn known(&self, wanted: impl Fn(&Oid) -> bool) -> HashMap<Oid, PartReads> {
-        let mut objects = self.lock();
-        objects.retain(|oid, _| wanted(oid));
-        objects.clone()
+    /// Returns when a part was last read, milliseconds since 1970; none when nothing is known of the object.
+    pub(super) fn read_ms(&self, oid: &Oid, part: u8) -> Option<u64> {
+        self.lock().get(oid).and_then(|reads| reads.get(usize::from(part)).copied())
+    }
+
+    /// Returns all that is known.
+    pub(super) fn known(&self) -> HashMap<Oid, PartReads> {
+        self.lock().clone()
     }
 
     /// Of an object that is whole now, or gone, nothing need be known.
@@ -97,9 +100,11 @@ mod tests {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         heat.note(&oid, 128, 0..1, at(5));
         heat.note(&oid, 128, 126..128, at(9));
-        let known = heat.known(|_| true);
+        let known = heat.known();
         let reads = known.get(&oid).unwrap();
         assert_eq!((reads[0], reads[1], reads[62], reads[63]), (5000, 5000, 5000, 9000));
-        assert!(heat.known(|_| false).is_empty() && heat.is_empty());
+        assert_eq!((heat.read_ms(&oid, 62), heat.read_ms(&oid, 63)), (Some(5000), Some(9000)));
+        heat.forget(&oid);
+        assert!(heat.read_ms(&oid, 0).is_none() && heat.is_empty());
     }
 }

@@ -218,7 +218,8 @@ impl Store {
         live.forget();
         let path = self.place.blob(oid);
         self.place.rename(&temp, &path).map_err(|error| StoreError::io("take in", path.display(), error))?;
-        self.kept_len.fetch_add(len, Ordering::Relaxed);
+        self.kept.grow(len);
+        self.kept.note(oid);
         Ok(true)
     }
 

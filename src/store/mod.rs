@@ -20,6 +20,7 @@ mod bitmap;
 pub mod block;
 pub mod block_file;
 mod borrower;
+mod decide;
 mod error;
 mod evict;
 mod examine;
@@ -29,7 +30,9 @@ mod hash;
 mod heat;
 mod hits;
 mod intake;
+mod kept;
 pub mod layer;
+mod ledger;
 mod listing;
 mod live;
 mod lock;
@@ -56,7 +59,7 @@ pub use block::Blocks;
 pub use block_file::BlockFile;
 pub use borrower::{Borrower, Loan};
 pub use error::StoreError;
-pub use evict::{Candidate, Level, Limits, Need, Reason, Strategy, plan};
+pub use evict::{Candidate, Level, Limits, Need, Part, Reason, Strategy, plan};
 pub use examine::Finding;
 pub use format::fuzz_decode as fuzz_block_file;
 pub use fuzz::{fuzz_file_name, fuzz_listing, fuzz_record};
@@ -85,10 +88,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, symlink},
     path::Path,
-    sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -121,8 +121,7 @@ pub struct Store {
     heat: heat::Heat,
     /// Whether a part of an object can go.
     makes_holes: OnceLock<bool>,
-    /// Bytes that the objects take on the disk: counted as blocks are published, corrected by each pass.
-    kept_len: Arc<AtomicU64>,
+    kept: Arc<kept::Kept>,
     /// Loan through a pass. Taken before any slot of `live`.
     passes: Mutex<pass::Passes>,
 }
@@ -177,7 +176,7 @@ impl Store {
             recency: recency::Recency::default(),
             heat: heat::Heat::default(),
             makes_holes: OnceLock::new(),
-            kept_len: Arc::default(),
+            kept: Arc::default(),
             passes: Mutex::default(),
         }
     }
@@ -268,6 +267,7 @@ impl Store {
             Some(object) => {
                 let reason = format!("without a block, of {} bytes where {size} were announced", object.size());
                 self.place.set_aside(&self.place.blob(oid), oid.as_str(), &reason)?;
+                self.kept.note(oid);
                 Arc::new(self.create(oid, size)?)
             }
             None => Arc::new(self.create(oid, size)?),
@@ -362,19 +362,16 @@ impl Store {
         let path = self.place.blob(oid);
         let removed = fs::symlink_metadata(&path).and_then(|meta| fs::remove_file(&path).map(|()| meta.blocks() * 512));
         forget_if_gone(&path, live);
+        self.kept.note(oid);
+        self.heat.forget(oid);
         match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(StoreError::io("remove", path.display(), error)),
             Ok(len) => {
-                self.shrink(len);
+                self.kept.shrink(len);
                 Ok(len)
             }
         }
-    }
-
-    /// Takes bytes off the running total, which is never exact.
-    fn shrink(&self, len: u64) {
-        let _ = self.kept_len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| Some(kept.saturating_sub(len)));
     }
 
     /// Makes `files/<plural>/<repo>/resolve/<commit>/<path>` a relative link to the object. It replaces another link, in one step.
@@ -420,7 +417,9 @@ impl Store {
             Opened::Foreign(foreign) => {
                 self.place.check_writable()?;
                 log::info!("adopting a foreign file object={oid} bytes={}", foreign.size());
-                foreign.adopt(&mut |_| ()).map(Some)
+                let adopted = foreign.adopt(&mut |_| ());
+                self.kept.note(oid);
+                adopted.map(Some)
             }
             Opened::Nothing { why } => {
                 log::info!("found nothing to keep object={oid} why={why:?}");
@@ -429,13 +428,14 @@ impl Store {
         });
         match opened {
             Ok(file) => Ok(file.map(|file| {
-                let object = Object::new(file, self.kept_len.clone());
+                let object = Object::new(file, self.kept.clone());
                 // Whoever holds the store may still remove the file, but not take blocks out of it.
                 let _ = self.place.is_read_only() && object.lock_file(true);
                 object
             })),
             Err(StoreError::Corrupt { reason, .. }) => {
                 self.place.set_aside(&path, oid.as_str(), &reason)?;
+                self.kept.note(oid);
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -457,8 +457,9 @@ impl Store {
             Ok(file) => {
                 // The header, the footer and their file system blocks; what follows is counted block by block.
                 let len = file.layer().metadata().map_or(0, |meta| meta.blocks() * 512);
-                self.kept_len.fetch_add(len, Ordering::Relaxed);
-                Ok(Object::new(file, self.kept_len.clone()))
+                self.kept.grow(len);
+                self.kept.note(oid);
+                Ok(Object::new(file, self.kept.clone()))
             }
             Err(error) => {
                 let _ = fs::remove_file(&temp);
@@ -471,6 +472,7 @@ impl Store {
         let path = self.place.blob(oid);
         let done = self.place.set_aside(&path, oid.as_str(), reason);
         forget_if_gone(&path, live);
+        self.kept.note(oid);
         done
     }
 }

@@ -1,6 +1,6 @@
 //! A live object: its block file, opened once, and a mapping of it for readers.
 
-use super::{StoreError, block_file::BlockFile};
+use super::{StoreError, block_file::BlockFile, kept::Kept};
 use bytes::{Bytes, BytesMut};
 use memmap2::{Advice, Mmap};
 use std::{
@@ -9,7 +9,7 @@ use std::{
     os::fd::AsRawFd,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -29,9 +29,9 @@ pub struct Object {
 const RESIDENT_STEP_LEN: usize = 1 << 20;
 
 impl Object {
-    /// `kept_len` is the running total of the bytes that are kept, to which each published block is added.
-    pub(super) fn new(mut file: BlockFile<File>, kept_len: Arc<AtomicU64>) -> Object {
-        file.count_into(kept_len);
+    /// `kept` hears of what is written and published.
+    pub(super) fn new(mut file: BlockFile<File>, kept: Arc<Kept>) -> Object {
+        file.count_into(kept);
         // `load` asks for whole blocks.
         no_read_ahead(file.layer());
         Object { file, map: OnceLock::new(), gone: AtomicBool::new(false) }
@@ -118,7 +118,9 @@ impl Object {
         let span = self.blocks().span(block_index);
         let start = self.header().payload_start();
         let io = |error| StoreError::io("free blocks of", format!("object {}", self.oid()), error);
-        punch_hole(self.layer(), start + span.start..start + span.end).map_err(io)
+        let punched = punch_hole(self.layer(), start + span.start..start + span.end).map_err(io);
+        self.note_written();
+        punched
     }
 
     /// Says to other processes that the object is read without the store's lock (`shared`), or asks whether none does. False: the other

@@ -1,28 +1,35 @@
 //! An eviction pass: measures what is kept, and when a limit is passed removes what the strategy names, down to the low
 //! water mark. Whole objects go; of those that are not whole, LRU takes the parts that nobody has read for long ([`super::heat`]).
 //!
-//! A pass costs a stat per object, which is nearly all of it; the plan is a sort. A million objects on ext4 take 0.5 s of CPU of
-//! our own (not optimised), 2.5 s of the kernel's, and 90 MiB; far longer when the disk has to be asked for each. It runs on a schedule, when the running
-//! total or the free space passes a limit ([`Store::needs_pass`], cheap), and when a fill would not fit
-//! ([`Store::make_room`]). Passes run one at a time.
+//! The first pass looks at each object's file, which is nearly all of its cost; those after it at what may have changed, and at some in
+//! turn ([`super::ledger`]). What goes is decided in [`super::decide`], for a dry run too. Of a million objects on ext4 the first
+//! pass takes 0.7 s of CPU of our own and 2.6 s of the kernel's, another 0.1 s and 0.4 s, and one that evicts ten thousand of them 0.3 s and
+//! 1.0 s, most of it for their removal; far longer when the disk has to be asked for each. 70 MiB stay, and as much again is used while it
+//! evicts.
+//!
+//! A pass runs on a schedule, when the running total or the free space passes a limit ([`Store::needs_pass`], cheap), and when a fill would
+//! not fit ([`Store::make_room`]). Passes run one at a time.
 
 use super::{
-    Blob, BlockFile, Object, Store, StoreError,
-    block_file::Opened,
+    Limits, Object, Store, StoreError,
     borrower::Loan,
-    evict::{Candidate, Level, Need, Reason, Strategy, plan},
-    heat,
+    decide::{Hands, Judge, Survey, Taken, whole},
+    evict::{Candidate, Level, Need, Part, Reason},
+    heat::{self, Heat},
+    kept::Written,
+    ledger::{Entry, Ledger, Trust},
     object::punch_hole,
     place,
     sweep::{Cursor, Swept, remove_file},
     view::View,
 };
-use crate::hub::Oid;
+use crate::hub::{Oid, PackedOid};
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fs,
     ops::Range,
-    sync::{MutexGuard, PoisonError, atomic::Ordering},
+    path::Path,
+    sync::{MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -34,13 +41,8 @@ const FRUITLESS_PAUSE: Duration = Duration::from_secs(30);
 /// counts as free, or each look at the disk would evict as much again.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 
-/// Objects that take less are not worth taking apart.
-const SPLIT_LEN_MIN: u64 = 16 << 20;
-
 /// The length of the hole that is made to see whether one can be.
 const HOLE_LEN: u64 = 64 << 10;
-
-type PartLens = [u64; heat::PART_COUNT as usize];
 
 /// How far a pass goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub enum Sweep {
 pub struct Pass {
     /// Objects found, before any went.
     pub blob_count: u64,
+    /// Those of them whose files were looked at, because they may have changed since the pass before.
+    pub looked_count: u64,
     /// Bytes that these took on the disk.
     pub kept_len: u64,
     pub quarantine_len: u64,
@@ -96,7 +100,8 @@ impl Pass {
 /// What passes remember of those before; under one mutex, which also keeps them apart.
 #[derive(Debug, Default)]
 pub(super) struct Passes {
-    cursor: Cursor,
+    ledger: Ledger,
+    pub(super) cursor: Cursor,
     /// No object went since the round over all links began that is under way or was the last. Not so at the start, when what was
     /// before is not known.
     links_seen: bool,
@@ -108,8 +113,11 @@ pub(super) struct Passes {
 impl Passes {
     /// Returns the level as it will be when what was evicted has come back.
     fn settled(&self, level: Level) -> Level {
-        let settling = self.settling.filter(|(at, _)| at.elapsed() < SETTLE_MAX).map_or(0, |(_, len)| len);
-        Level { free_len: level.free_len.saturating_add(settling), ..level }
+        Level { free_len: level.free_len.saturating_add(self.settling_len()), ..level }
+    }
+
+    fn settling_len(&self) -> u64 {
+        self.settling.filter(|(at, _)| at.elapsed() < SETTLE_MAX).map_or(0, |(_, len)| len)
     }
 }
 
@@ -129,9 +137,19 @@ impl Store {
 
     /// Writes down when objects were read, so that it survives a restart. BLOCKING; once a minute, and at the end.
     pub fn flush_reads(&self) {
-        if self.read_only().is_none() {
-            self.recency.flush(&self.place);
+        if self.read_only().is_some() {
+            return;
         }
+        match self.passes.try_lock() {
+            Ok(mut passes) => self.flush_into(&mut passes.ledger),
+            Err(TryLockError::Poisoned(passes)) => self.flush_into(&mut passes.into_inner().ledger),
+            // A pass is under way, and may take long: the next one looks at the files.
+            Err(TryLockError::WouldBlock) => self.recency.flush(&self.place, |oid, _| self.kept.note(oid)),
+        }
+    }
+
+    fn flush_into(&self, ledger: &mut Ledger) {
+        self.recency.flush(&self.place, |oid, at| ledger.note_read(oid, place::unix_ms(at)));
     }
 
     /// Tells whether a limit is passed now, by the running total and one system call.
@@ -166,7 +184,7 @@ impl Store {
         Ok(!pass.falls_short())
     }
 
-    /// Runs a pass. BLOCKING, a stat per object.
+    /// Runs a pass. BLOCKING; the first one, and one that sweeps all links, looks at each object's file.
     pub fn pass(&self, options: &PassOptions) -> Result<Pass, StoreError> {
         self.pass_alone(&mut self.passes(), options)
     }
@@ -184,10 +202,18 @@ impl Store {
         self.pass_alone(&mut passes, &PassOptions::default()).map(Some)
     }
 
+    /// Returns what a pass would do now; all links are counted that lead nowhere. BLOCKING like one.
+    pub fn would_pass(&self, options: &PassOptions) -> Result<Pass, StoreError> {
+        let mut passes = self.passes();
+        self.measure(&mut passes.ledger, options)?;
+        let settling_len = passes.settling_len();
+        self.view().plan(&passes.ledger, &self.heat, self.limits(), options, settling_len, Some(self))
+    }
+
     /// Returns the bytes that the objects take by the running total: blocks published since the last pass are in it, what the
     /// file system adds or shares is not.
     pub fn kept_len(&self) -> u64 {
-        self.kept_len.load(Ordering::Relaxed)
+        self.kept.len()
     }
 
     fn level(&self) -> Result<Level, StoreError> {
@@ -195,43 +221,42 @@ impl Store {
         Ok(Level { kept_len: self.kept_len(), free_len, total_len })
     }
 
-    fn passes(&self) -> MutexGuard<'_, Passes> {
+    pub(super) fn passes(&self) -> MutexGuard<'_, Passes> {
         self.passes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings up to date what is known of the objects.
+    fn measure(&self, ledger: &mut Ledger, options: &PassOptions) -> Result<(), StoreError> {
+        if self.read_only().is_none() {
+            self.flush_into(ledger);
+        }
+        let trust = match options.sweep {
+            Sweep::Nothing => Trust::All,
+            Sweep::Some => Trust::Most,
+            Sweep::All => Trust::None,
+        };
+        ledger.update(&self.place.blobs(), self.kept.take_written(), trust)
     }
 
     fn pass_alone(&self, passes: &mut Passes, options: &PassOptions) -> Result<Pass, StoreError> {
         let began = Instant::now();
-        self.flush_reads();
+        self.measure(&mut passes.ledger, options)?;
         let view = self.view();
-        let (mut pass, mut candidates) = survey(&view)?;
-        // What is published while we walk may be missed or counted twice; the next pass mends it.
-        self.kept_len.store(pass.kept_len + pass.quarantine_len, Ordering::Relaxed);
-        let limits = self.limits();
-        let level = self.level()?;
-        pass.free_len = level.free_len;
-        pass.need = limits.need(&passes.settled(level), options.coming_len);
-
-        let need_len = pass.need.map_or(0, |need| need.len);
-        let now = SystemTime::now();
-        for (path, at, len) in view.quarantine()? {
-            let is_old = now.duration_since(at).is_ok_and(|age| age >= limits.quarantined_for);
-            if (is_old || pass.quarantine_removed_len < need_len) && remove_file(&path) {
-                pass.quarantine_count += 1;
-                pass.quarantine_removed_len += len;
-                self.shrink(len);
-            }
-        }
-        if need_len > pass.quarantine_removed_len
-            && limits.strategy == Strategy::Lru
-            && !self.heat.is_empty()
-            && self.makes_holes()
-        {
-            self.split(&view, &mut candidates);
-        }
-        self.evict(&mut pass, &mut candidates, need_len)?;
+        let survey = Survey::of(&view, &passes.ledger)?;
+        // What is published while we look may be missed or counted twice; the next pass mends it.
+        self.kept.set(survey.pass.kept_len + survey.pass.quarantine_len);
+        let judge = Judge {
+            view: &view,
+            ledger: &passes.ledger,
+            heat: &self.heat,
+            limits: self.limits(),
+            coming_len: options.coming_len,
+            settling_len: passes.settling_len(),
+        };
+        let mut pass = judge.decide(survey, &mut Remover(self))?;
         passes.fruitless = pass.falls_short().then(Instant::now);
         if pass.evicted_len > 0 {
-            let came_back_len = self.space()?.0.saturating_sub(level.free_len);
+            let came_back_len = self.space()?.0.saturating_sub(pass.free_len);
             let is_late = came_back_len < pass.evicted_len / 2;
             passes.settling = is_late.then(|| (Instant::now(), pass.evicted_len - came_back_len));
         }
@@ -255,83 +280,24 @@ impl Store {
         Ok(pass)
     }
 
-    /// Removes candidates in the strategy's order until `need_len` bytes are free, passing over what is in use.
-    fn evict(&self, pass: &mut Pass, candidates: &mut [Candidate], need_len: u64) -> Result<(), StoreError> {
-        let strategy = self.limits().strategy;
-        let mut rest = candidates;
-        while let Some(left) = need_len.checked_sub(pass.evicted_len + pass.quarantine_removed_len).filter(|left| *left > 0) {
-            let victim_count = plan(rest, left, strategy).len();
-            if victim_count == 0 {
-                break;
-            }
-            let (victims, others) = rest.split_at_mut(victim_count);
-            for victim in victims {
-                let gone = match victim.part {
-                    None => self.remove_unused(&victim.oid)?.map(Gone::Whole),
-                    // What cannot be done about one object is no reason to leave the others.
-                    Some(part) => self.shed(&victim.oid, part).unwrap_or_else(|error| {
-                        log::warn!("cannot evict a part of object={}: {error}", victim.oid);
-                        None
-                    }),
-                };
-                let len = match gone {
-                    None => {
-                        pass.in_use_count += 1;
-                        continue;
-                    }
-                    Some(Gone::Whole(len)) => {
-                        log::debug!("evicted object={} bytes={len}", victim.oid);
-                        pass.evicted_count += u64::from(len > 0);
-                        len
-                    }
-                    Some(Gone::Part(len)) => {
-                        log::debug!("evicted object={} part={:?} bytes={len}", victim.oid, victim.part);
-                        pass.part_count += u64::from(len > 0);
-                        len
-                    }
-                };
-                pass.evicted_len += len;
-            }
-            rest = others;
-        }
-        Ok(())
-    }
-
-    /// Replaces objects that are not whole, and of which it is known what was read of them when, by their parts.
-    fn split(&self, view: &View, candidates: &mut Vec<Candidate>) {
-        let objects: HashSet<Oid> = candidates.iter().map(|one| one.oid).collect();
-        let known = self.heat.known(|oid| objects.contains(oid));
-        let mut parts = Vec::new();
-        candidates.retain(|one| {
-            let Some(reads) = known.get(&one.oid).filter(|_| one.len >= SPLIT_LEN_MIN) else { return true };
-            // One that cannot be looked at, or is whole by now, is judged as a whole; so is one without a whole block.
-            let Ok(Some(lens)) = view.part_lens(&one.oid) else {
-                self.heat.forget(&one.oid);
-                return true;
-            };
-            let some = (0..).zip(lens.iter().zip(reads)).filter(|(_, (len, _))| **len > 0);
-            let of_one = some.map(|(part, (len, read_ms))| Candidate { part: Some(part), len: *len, read_ms: *read_ms, ..*one });
-            let before = parts.len();
-            parts.extend(of_one);
-            parts.len() == before
-        });
-        candidates.extend(parts);
-    }
-
-    /// Makes the blocks of a part absent and gives their room back, in an object that nobody reads or fills. None: somebody does.
-    fn shed(&self, oid: &Oid, part: u8) -> Result<Option<Gone>, StoreError> {
+    /// Makes the blocks of a part absent and gives their room back, in an object that nobody reads or fills.
+    fn shed(&self, oid: &Oid, part: u8) -> Result<Taken, StoreError> {
         let slot = self.live.slot(oid);
         let mut live = slot.lock();
         // Who has bytes of it has the object, and would see them become zeros: unlike a file's name, its blocks must be nobody's.
         if self.borrower().let_go(oid) == Loan::InUse || live.upgrade().is_some() {
-            return Ok(None);
+            return Ok(Taken::InUse);
         }
-        let Some(object) = self.open_kept(oid)?.filter(|object| !object.is_complete()) else { return Ok(Some(Gone::Part(0))) };
+        let Some(object) = self.open_kept(oid)?.filter(|object| !object.is_complete()) else { return Ok(Taken::Part(0)) };
         if !object.lock_file(false) {
-            return Ok(None);
+            return Ok(Taken::InUse);
         }
         let blocks = object.blocks();
         let present: Vec<u64> = heat::blocks_of(part.into(), blocks.count()).filter(|index| object.is_present(*index)).collect();
+        if present.len() as u64 == object.present_count() {
+            // The last of its parts, and the object goes with it.
+            return self.unlink(oid, &mut live).map(Taken::Whole);
+        }
         let shed = || {
             // Marked absent first, also on the disk: whoever looks at the file meanwhile, to verify it, looks again, and after a power loss
             // no zeros stand where a block is said to be.
@@ -341,17 +307,17 @@ impl Store {
         };
         // A disk so full that not even a mark can be changed has most need of the room.
         let done = shed().inspect_err(|error| log::warn!("evicts all of object={oid}, since a part cannot go alone: {error}"));
-        if done.is_err() || object.present_count() == 0 {
-            return self.unlink(oid, &mut live).map(|len| Some(Gone::Whole(len)));
+        if done.is_err() {
+            return self.unlink(oid, &mut live).map(Taken::Whole);
         }
         // By what the blocks hold: some file systems tell only later what they have got back.
         let len = present.iter().map(|block_index| blocks.span(*block_index)).map(|span| span.end - span.start).sum();
-        self.shrink(len);
-        Ok(Some(Gone::Part(len)))
+        self.kept.shrink(len);
+        Ok(Taken::Part(len))
     }
 
     /// Whether the store's file system takes back the room of a part of a file. Tried out once.
-    fn makes_holes(&self) -> bool {
+    pub(super) fn makes_holes(&self) -> bool {
         *self.makes_holes.get_or_init(|| {
             let path = self.place.temp();
             let tried = fs::File::create_new(&path).and_then(|file| {
@@ -365,24 +331,24 @@ impl Store {
         })
     }
 
-    /// Deletes the file of an object that nobody reads or fills. None: somebody does.
-    fn remove_unused(&self, oid: &Oid) -> Result<Option<u64>, StoreError> {
+    /// Deletes the file of an object that nobody reads or fills.
+    fn remove_unused(&self, oid: &Oid) -> Result<Taken, StoreError> {
         let slot = self.live.slot(oid);
         let mut live = slot.lock();
         // Lock order: the slot, then whatever the borrower locks. While we have the slot nobody opens the object anew.
         match self.borrower().let_go(oid) {
-            Loan::InUse => return Ok(None),
+            Loan::InUse => return Ok(Taken::InUse),
             // Opened a moment ago and not yet handed on.
-            Loan::None if live.upgrade().is_some() => return Ok(None),
+            Loan::None if live.upgrade().is_some() => return Ok(Taken::InUse),
             Loan::None | Loan::Idle => {}
         }
-        self.unlink(oid, &mut live).map(Some)
+        self.unlink(oid, &mut live).map(Taken::Whole)
     }
 
     fn note(&self, pass: &Pass) {
         if let Some(need) = pass.need {
             log::info!(
-                "evicted objects={} parts={} bytes={} reason={} wanted={} in_use={} pinned={} quarantine_bytes={} ms={}",
+                "evicted objects={} parts={} bytes={} reason={} wanted={} in_use={} pinned={} quarantine_bytes={} looked_at={} ms={}",
                 pass.evicted_count,
                 pass.part_count,
                 pass.evicted_len,
@@ -391,6 +357,7 @@ impl Store {
                 pass.in_use_count,
                 pass.pinned_count,
                 pass.quarantine_removed_len,
+                pass.looked_count,
                 pass.took.as_millis()
             );
             if pass.falls_short() {
@@ -400,76 +367,123 @@ impl Store {
     }
 }
 
-/// What went, and how many bytes that gave back.
-enum Gone {
-    Whole(u64),
-    Part(u64),
+/// Does what is decided.
+struct Remover<'a>(&'a Store);
+
+impl Hands for Remover<'_> {
+    fn clear(&mut self, path: &Path, len: u64) -> bool {
+        let done = remove_file(path);
+        if done {
+            self.0.kept.shrink(len);
+        }
+        done
+    }
+
+    fn sheds(&self) -> bool {
+        self.0.makes_holes()
+    }
+
+    fn take(&mut self, victim: &Candidate) -> Result<Taken, StoreError> {
+        let Remover(store) = self;
+        let oid = &victim.oid.oid();
+        let now = store.known_now(oid, victim);
+        if now.order(store.limits().strategy) > victim.order(store.limits().strategy) {
+            return Ok(Taken::Later(now));
+        }
+        let taken = match victim.part {
+            None => store.remove_unused(oid)?,
+            // What cannot be done about one object is no reason to leave the others.
+            Some(part) => store.shed(oid, part.index).unwrap_or_else(|error| {
+                log::warn!("cannot evict a part of object={oid}: {error}");
+                Taken::InUse
+            }),
+        };
+        match taken {
+            Taken::Whole(len) => log::debug!("evicted object={oid} bytes={len}"),
+            Taken::Part(len) => log::debug!("evicted object={oid} part={:?} bytes={len}", victim.part.map(|part| part.index)),
+            Taken::InUse | Taken::Later(_) => {}
+        }
+        Ok(taken)
+    }
+}
+
+impl Store {
+    /// Returns a victim as it is now: what was measured may be old, and reads go on all the time.
+    fn known_now(&self, oid: &Oid, victim: &Candidate) -> Candidate {
+        if let Some(part) = victim.part {
+            let read_ms = self.heat.read_ms(oid, part.index).unwrap_or(victim.read_ms);
+            return Candidate { read_ms, ..*victim };
+        }
+        let path = self.place.blob(oid);
+        let mut now = path.parent().and_then(|dir| Entry::of(dir, &victim.oid)).map_or(*victim, |entry| whole(&entry));
+        now.read_ms = now.read_ms.max(self.recency.since_flush(oid).map_or(0, place::unix_ms));
+        now
+    }
+
+    /// Whether somebody reads or fills an object, who is not made to let go of it.
+    fn is_in_use(&self, oid: &Oid) -> bool {
+        let slot = self.live.slot(oid);
+        let live = slot.lock();
+        match self.borrower().loan(oid) {
+            Loan::InUse => true,
+            Loan::None => live.upgrade().is_some(),
+            Loan::Idle => false,
+        }
+    }
+}
+
+/// Does nothing, and says what would come of it.
+struct Planner<'a> {
+    /// None: the store is looked at from outside, and what is in use is not known.
+    store: Option<&'a Store>,
+    /// Parts that would go, of objects of which others would stay so far.
+    parts: HashMap<PackedOid, u8>,
+}
+
+impl Hands for Planner<'_> {
+    fn clear(&mut self, _: &Path, _: u64) -> bool {
+        true
+    }
+
+    fn sheds(&self) -> bool {
+        self.store.is_some_and(Store::makes_holes)
+    }
+
+    fn take(&mut self, victim: &Candidate) -> Result<Taken, StoreError> {
+        if self.store.is_some_and(|store| store.is_in_use(&victim.oid.oid())) {
+            return Ok(Taken::InUse);
+        }
+        let Some(Part { of, .. }) = victim.part else { return Ok(Taken::Whole(victim.len)) };
+        let count = self.parts.entry(victim.oid).or_default();
+        *count += 1;
+        // With the last of its parts the object goes.
+        Ok(if *count == of { Taken::Whole(victim.len) } else { Taken::Part(victim.len) })
+    }
 }
 
 impl View {
-    /// Returns how many bytes of each part of an object are there; none when the object is whole, or not there.
-    fn part_lens(&self, oid: &Oid) -> Result<Option<PartLens>, StoreError> {
-        let Some(file) = self.open_blob(oid)? else { return Ok(None) };
-        let Opened::Ours(file) = BlockFile::open(file, oid)? else { return Ok(None) };
-        if file.is_complete() {
-            return Ok(None);
-        }
-        let blocks = file.blocks();
-        Ok(Some(std::array::from_fn(|part| {
-            let of_part = heat::blocks_of(part as u64, blocks.count());
-            let spans = of_part.filter(|block_index| file.is_present(*block_index)).map(|block_index| blocks.span(block_index));
-            spans.map(|span| span.end - span.start).sum()
-        })))
+    /// Returns what a thorough pass would do, as far as can be seen from outside: what is in use, and which parts of an object were read
+    /// when, is known to the process that serves it, and to nobody while none does.
+    pub fn would_pass(&self, limits: &Limits) -> Result<Pass, StoreError> {
+        let mut ledger = Ledger::default();
+        ledger.update(&self.place.blobs(), Written::All, Trust::None)?;
+        self.plan(&ledger, &Heat::default(), *limits, &PassOptions::default(), 0, None)
     }
 
-    /// Returns what a thorough pass would do now, as far as can be seen from outside: what is in use is not known here.
-    pub fn would_pass(&self, limits: &super::Limits) -> Result<Pass, StoreError> {
+    fn plan(
+        &self,
+        ledger: &Ledger,
+        heat: &Heat,
+        limits: Limits,
+        options: &PassOptions,
+        settling_len: u64,
+        store: Option<&Store>,
+    ) -> Result<Pass, StoreError> {
         let began = Instant::now();
-        let (mut pass, mut candidates) = survey(self)?;
-        let (free_len, total_len) = super::space(self.root())?;
-        pass.free_len = free_len;
-        let level = Level { kept_len: pass.kept_len + pass.quarantine_len, free_len, total_len };
-        pass.need = limits.need(&level, 0);
-        let need_len = pass.need.map_or(0, |need| need.len);
-        let now = SystemTime::now();
-        for (_, at, len) in self.quarantine()? {
-            let is_old = now.duration_since(at).is_ok_and(|age| age >= limits.quarantined_for);
-            if is_old || pass.quarantine_removed_len < need_len {
-                pass.quarantine_count += 1;
-                pass.quarantine_removed_len += len;
-            }
-        }
-        let left = need_len.saturating_sub(pass.quarantine_removed_len);
-        for victim in plan(&mut candidates, left, limits.strategy) {
-            pass.evicted_count += 1;
-            pass.evicted_len += victim.len;
-        }
+        let judge = Judge { view: self, ledger, heat, limits, coming_len: options.coming_len, settling_len };
+        let mut pass = judge.decide(Survey::of(self, ledger)?, &mut Planner { store, parts: HashMap::new() })?;
         pass.links = Swept { link_count: self.dangling_count()?, finished: true };
         pass.took = began.elapsed();
         Ok(pass)
     }
-}
-
-/// Measures all objects, and returns those that may go. One element per object: a hundred bytes.
-fn survey(view: &View) -> Result<(Pass, Vec<Candidate>), StoreError> {
-    let pinned: HashSet<Oid> = view.pinned()?;
-    let mut pass = Pass::default();
-    let mut candidates = Vec::new();
-    view.each_blob(|Blob { oid, allocated_len: len, modified, read }| {
-        pass.blob_count += 1;
-        pass.kept_len += len;
-        if pinned.contains(&oid) {
-            pass.pinned_count += 1;
-        } else {
-            candidates.push(Candidate {
-                oid,
-                part: None,
-                len,
-                read_ms: place::unix_ms(read),
-                arrived_ms: place::unix_ms(modified),
-            });
-        }
-    })?;
-    pass.quarantine_len = view.quarantine()?.iter().map(|(_, _, len)| len).sum();
-    Ok((pass, candidates))
 }

@@ -34,18 +34,22 @@ impl Recency {
         }
     }
 
-    /// Writes what is remembered into the files' access times. Returns how many; a file that is gone is no error.
-    pub(super) fn flush(&self, place: &Place) -> u64 {
+    /// Returns when an object was read since the last flush, if it was.
+    pub(super) fn since_flush(&self, oid: &Oid) -> Option<SystemTime> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).get(oid).copied()
+    }
+
+    /// Writes what is remembered into the files' access times, and tells `each` of it. A file that is gone is no error.
+    pub(super) fn flush(&self, place: &Place, mut each: impl FnMut(&Oid, SystemTime)) {
         let read = std::mem::take(&mut *self.read.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut count = 0;
         for (oid, at) in read {
             match set_read(&place.blob(&oid), at) {
-                Ok(()) => count += 1,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => log::warn!("cannot note the last read object={oid} error={error}"),
             }
+            each(&oid, at);
         }
-        count
     }
 }
 

@@ -5,17 +5,18 @@ use super::{
     Store, StoreError, place,
     view::{View, each_symlink, entries, linked_oid},
 };
-use crate::hub::{Commit, Oid, RepoId};
+use crate::hub::{Commit, Oid, RepoId, RepoKind};
 use std::{
     collections::HashSet,
     fs, io,
+    ops::Range,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-/// Links that one bounded sweep looks at, give or take a commit; the next sweep goes on there. About a second of CPU.
-const LINKS_MAX: u64 = 100_000;
+/// Links that one bounded sweep looks at, give or take a commit; the next sweep goes on there. Less than a tenth of a second of CPU.
+const LINKS_MAX: u64 = 10_000;
 
 /// What is to be removed: a repo, or one commit of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,8 +50,8 @@ impl Removal {
 /// Where a bounded sweep stopped.
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
-    /// The last repo and commit that were done; none means the beginning.
-    after: Option<(RepoId, Commit)>,
+    /// The last that was done, with the first part of the repo's name; none means the beginning.
+    after: Option<((RepoKind, String), RepoId, Commit)>,
 }
 
 impl Cursor {
@@ -190,37 +191,69 @@ impl Store {
         let view = self.view();
         let mut swept = Swept::default();
         let mut seen = 0;
-        for repo in view.repos()? {
-            if cursor.after.as_ref().is_some_and(|(after, _)| repo < *after) {
+        let links_max = if bounded { LINKS_MAX } else { u64::MAX };
+        let after = cursor.after.take();
+        // One first name after the other: what comes behind the end of this sweep is not even listed.
+        for first in view.first_names()? {
+            if after.as_ref().is_some_and(|(last, ..)| first < *last) {
                 continue;
             }
-            let removed_before = swept.link_count;
-            for commit in view.commits(&repo)? {
-                if cursor.after.as_ref().is_some_and(|(after, done)| repo == *after && commit <= *done) {
+            for repo in view.repos_of(first.0, &first.1)? {
+                if after.as_ref().is_some_and(|(last, done, _)| first == *last && repo < *done) {
                     continue;
                 }
-                let top = view.place.commits(&repo).join(commit.as_str());
-                each_symlink(&top, &mut |link| {
-                    seen += 1;
-                    if is_dangling(link) && remove_file(link) {
-                        swept.link_count += 1;
-                    }
-                })?;
-                remove_empty(&top);
-                if bounded && seen >= LINKS_MAX {
-                    cursor.after = Some((repo, commit));
+                let done = after.as_ref().filter(|(_, last, _)| repo == *last).map(|(.., commit)| *commit);
+                let last;
+                (last, seen) = self.sweep_repo(&view, &repo, done, seen..links_max, &mut swept)?;
+                if let Some(commit) = last.filter(|_| seen >= links_max) {
+                    cursor.after = Some((first, repo, commit));
                     self.links_swept(&swept);
                     return Ok(swept);
                 }
             }
-            if swept.link_count > removed_before {
-                self.remove_if_empty(&view, &repo)?;
-            }
         }
-        cursor.after = None;
         swept.finished = true;
         self.links_swept(&swept);
         Ok(swept)
+    }
+
+    /// Sweeps the commits behind `done` until `seen` has come to its end. Returns the last one, and how many links were seen then.
+    fn sweep_repo(
+        &self,
+        view: &View,
+        repo: &RepoId,
+        done: Option<Commit>,
+        mut seen: Range<u64>,
+        swept: &mut Swept,
+    ) -> Result<(Option<Commit>, u64), StoreError> {
+        let (removed_before, mut last) = (swept.link_count, None);
+        for commit in view.commits(repo)?.into_iter().filter(|commit| done.is_none_or(|done| *commit > done)) {
+            let top = view.place.commits(repo).join(commit.as_str());
+            each_symlink(&top, &mut |link| {
+                seen.start += 1;
+                if is_dangling(link) && remove_file(link) {
+                    swept.link_count += 1;
+                }
+            })?;
+            remove_empty(&top);
+            last = Some(commit);
+            if seen.is_empty() {
+                break;
+            }
+        }
+        if swept.link_count > removed_before {
+            self.remove_if_empty(view, repo)?;
+        }
+        Ok((last, seen.start))
+    }
+
+    /// Goes on with a round over the links that a pass has begun, if one is under way. BLOCKING, a tenth of a second at most.
+    pub fn sweep_on(&self) -> Result<(), StoreError> {
+        let mut passes = self.passes();
+        if passes.cursor.is_under_way() {
+            self.sweep_links(&mut passes.cursor, true)?;
+        }
+        Ok(())
     }
 
     fn links_swept(&self, swept: &Swept) {

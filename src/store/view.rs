@@ -68,18 +68,34 @@ impl View {
     /// Returns the repos of which something is linked under `files/`, in order.
     pub fn repos(&self) -> Result<Vec<RepoId>, StoreError> {
         let mut repos = Vec::new();
+        for (kind, first) in self.first_names()? {
+            repos.extend(self.repos_of(kind, &first)?);
+        }
+        repos.sort_unstable();
+        Ok(repos)
+    }
+
+    /// Returns the first parts of repos' names, in order: an organisation, or all of a short name.
+    pub(super) fn first_names(&self) -> Result<Vec<(RepoKind, String)>, StoreError> {
+        let mut all = Vec::new();
         for kind in RepoKind::ALL {
-            let top = self.root().join("files").join(kind.plural());
-            for first in names(&top)? {
-                // `gpt2/resolve/<commit>` is a repo, and `org/name/resolve/<commit>` is one, even of the name `resolve`.
-                if has_commits(&top.join(&first).join("resolve"))? {
-                    repos.extend(RepoId::parse(kind, &first));
-                }
-                for second in names(&top.join(&first))? {
-                    if has_commits(&top.join(&first).join(&second).join("resolve"))? {
-                        repos.extend(RepoId::parse(kind, &format!("{first}/{second}")));
-                    }
-                }
+            all.extend(names(&self.root().join("files").join(kind.plural()))?.into_iter().map(|first| (kind, first)));
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Returns the repos whose name begins with this part, in order.
+    pub(super) fn repos_of(&self, kind: RepoKind, first: &str) -> Result<Vec<RepoId>, StoreError> {
+        let top = self.root().join("files").join(kind.plural()).join(first);
+        let mut repos = Vec::new();
+        // `gpt2/resolve/<commit>` is a repo, and `org/name/resolve/<commit>` is one, even of the name `resolve`.
+        if has_commits(&top.join("resolve"))? {
+            repos.extend(RepoId::parse(kind, first));
+        }
+        for second in names(&top)? {
+            if has_commits(&top.join(&second).join("resolve"))? {
+                repos.extend(RepoId::parse(kind, &format!("{first}/{second}")));
             }
         }
         repos.sort_unstable();
@@ -254,7 +270,8 @@ fn has_commits(resolve: &Path) -> Result<bool, StoreError> {
     Ok(names(resolve)?.iter().any(|name| Commit::parse(name).is_some()))
 }
 
-fn read_of(meta: &fs::Metadata) -> SystemTime {
+/// Returns when a file was last read, as far as it was written down.
+pub(super) fn read_of(meta: &fs::Metadata) -> SystemTime {
     u64::try_from(meta.atime()).map_or(UNIX_EPOCH, |seconds| {
         UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_nanos(meta.atime_nsec().unsigned_abs())
     })

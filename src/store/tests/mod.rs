@@ -7,6 +7,7 @@ mod foreign;
 mod keep;
 mod model;
 mod threads;
+mod trace;
 
 use super::{
     block_file::{BlockFile, Opened},

@@ -1,0 +1,280 @@
+//! What is known of each object's file, so that a pass need not look at a million of them again.
+//!
+//! A look at a file (a stat) costs the kernel two microseconds, most of it waiting for the memory, and from one pass to the next few files
+//! change. So a pass looks at those only
+//!
+//! - that this process has made, written to or removed ([`Kept`](super::kept::Kept)): while it has the store's lock nobody else does, and
+//!   commands beside it have it do their work;
+//! - that were written shortly before they were looked at, since some file systems tell only later what a file takes;
+//! - and at the next [`SHARE`] files in turn, as if nothing were known of them: what people do by hand shows nowhere else. Where there
+//!   are no more than that, each pass looks at all.
+//!
+//! When a file was last read is what this process writes there itself ([`Ledger::note_read`]). An object takes 64 bytes here.
+
+use super::{StoreError, kept::Written, place, view::read_of};
+use crate::hub::{Oid, PackedOid};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::unix::fs::{DirEntryExt, MetadataExt},
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// Files that a pass looks at whatever is known of them, give or take a directory: a fifth of a second of the kernel's time.
+const SHARE: u64 = 100_000;
+/// Of what was written so short a time ago not all may be told: btrfs and ZFS count a file's blocks when they write them, up to half a
+/// minute later.
+const SETTLE: Duration = Duration::from_secs(60);
+/// Files that are looked at again for having been written lately: a few MiB. Others wait for their turn.
+const UNSETTLED_MAX: usize = 65_536;
+
+/// What was seen of an object's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) oid: PackedOid,
+    /// Bytes it takes on the disk.
+    pub(super) len: u64,
+    /// Last read by a client, milliseconds since 1970.
+    pub(super) read_ms: u64,
+    /// Last write, the same way.
+    pub(super) arrived_ms: u64,
+}
+
+/// How much of what is known is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// Nothing: each file is looked at.
+    None,
+    /// All but the next share.
+    Most,
+    /// All: somebody waits.
+    All,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// None before the first look, and after one that failed.
+    dirs: Option<BTreeMap<OsString, Dir>>,
+    /// The last directory that was looked at in turn.
+    turn: OsString,
+    unsettled: BTreeSet<PackedOid>,
+    /// Files that the last update has looked at.
+    looked_count: u64,
+}
+
+/// The objects of a directory, in order.
+type Dir = Vec<Entry>;
+
+impl Ledger {
+    /// Brings it up to date with the directory of the objects. BLOCKING. After an error nothing is known any more.
+    pub(super) fn update(&mut self, blobs: &Path, written: Written, trust: Trust) -> Result<(), StoreError> {
+        self.looked_count = 0;
+        let updated = match (written, &self.dirs) {
+            (Written::Some(written), Some(_)) if trust != Trust::None => {
+                self.look_again(blobs, written);
+                if trust == Trust::Most { self.look_on(blobs, SHARE) } else { Ok(()) }
+            }
+            _ => {
+                self.unsettled.clear();
+                self.look_on(blobs, u64::MAX)
+            }
+        };
+        updated.map_err(|error| {
+            *self = Ledger::default();
+            StoreError::io("list", blobs.display(), error)
+        })
+    }
+
+    /// Looks at files that may have changed, come or gone.
+    fn look_again(&mut self, blobs: &Path, mut oids: BTreeSet<PackedOid>) {
+        oids.append(&mut self.unsettled);
+        let now = SystemTime::now();
+        for oid in oids {
+            let name = format!("{:02x}", oid.first_byte());
+            let seen = Entry::of(&blobs.join(&name), &oid);
+            let dir = self.dirs.get_or_insert_default().entry(name.into()).or_default();
+            match (seen, find(dir, &oid)) {
+                (Some(entry), Ok(index)) => dir[index] = entry,
+                (Some(entry), Err(index)) => dir.insert(index, entry),
+                (None, Ok(index)) => {
+                    dir.remove(index);
+                }
+                (None, Err(_)) => {}
+            }
+            self.looked_at(seen.as_slice(), now);
+        }
+    }
+
+    /// Looks at whole directories, from where the last turn ended, until at least `looks_max` files were looked at, or all.
+    fn look_on(&mut self, blobs: &Path, looks_max: u64) -> io::Result<()> {
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(blobs)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                names.insert(entry.file_name());
+            }
+        }
+        self.dirs.get_or_insert_default().retain(|name, _| names.contains(name));
+        let (before, behind): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| *name <= self.turn);
+        let mut looks = 0;
+        for name in behind.into_iter().chain(before) {
+            if looks >= looks_max {
+                break;
+            }
+            let now = SystemTime::now();
+            let dir = list(&blobs.join(&name))?;
+            looks += dir.len() as u64;
+            self.looked_at(&dir, now);
+            self.turn.clone_from(&name);
+            self.dirs.get_or_insert_default().insert(name, dir);
+        }
+        Ok(())
+    }
+
+    fn looked_at(&mut self, seen: &[Entry], now: SystemTime) {
+        self.looked_count += seen.len() as u64;
+        let room = UNSETTLED_MAX.saturating_sub(self.unsettled.len());
+        let settled_ms = place::unix_ms(now).saturating_sub(SETTLE.as_millis() as u64);
+        self.unsettled.extend(seen.iter().filter(|entry| entry.arrived_ms > settled_ms).take(room).map(|entry| entry.oid));
+    }
+
+    /// Notes that a client has read the object at this time, which was written down too.
+    pub(super) fn note_read(&mut self, oid: &Oid, read_ms: u64) {
+        let dir = self.dirs.as_mut().and_then(|dirs| dirs.get_mut(OsStr::new(&oid.as_str()[..2])));
+        let Some(dir) = dir else { return };
+        if let Ok(index) = find(dir, &oid.packed()) {
+            dir[index].read_ms = read_ms;
+        }
+    }
+
+    pub(super) fn looked_count(&self) -> u64 {
+        self.looked_count
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.dirs.iter().flat_map(BTreeMap::values).flatten()
+    }
+}
+
+impl Entry {
+    /// Looks at an object's file; none when it is not there.
+    pub(super) fn of(dir: &Path, oid: &PackedOid) -> Option<Entry> {
+        fs::symlink_metadata(dir.join(oid.oid().as_str())).ok().map(|meta| Entry::new(*oid, &meta))
+    }
+
+    fn new(oid: PackedOid, meta: &fs::Metadata) -> Entry {
+        let modified = meta.modified().unwrap_or(UNIX_EPOCH);
+        let (read_ms, arrived_ms) = (place::unix_ms(read_of(meta)), place::unix_ms(modified));
+        Entry { oid, len: meta.blocks() * 512, read_ms, arrived_ms }
+    }
+}
+
+fn find(dir: &Dir, oid: &PackedOid) -> Result<usize, usize> {
+    dir.binary_search_by_key(oid, |entry| entry.oid)
+}
+
+/// Looks at all objects' files in a directory; one that has gone since has none.
+fn list(path: &Path) -> io::Result<Dir> {
+    let listed = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Dir::new()),
+        listed => listed?,
+    };
+    let mut listed = listed.collect::<io::Result<Vec<_>>>()?;
+    // Directories list by hash; neighbours on the disk are neighbours by number, and a disk that has to be asked is asked once.
+    listed.sort_unstable_by_key(DirEntryExt::ino);
+    let mut dir = Dir::with_capacity(listed.len());
+    for entry in listed {
+        let Some(oid) = entry.file_name().to_str().and_then(Oid::parse) else { continue };
+        // Evicted since it was listed: not there any more.
+        let Ok(meta) = entry.metadata() else { continue };
+        dir.push(Entry::new(oid.packed(), &meta));
+    }
+    dir.sort_unstable_by_key(|entry| entry.oid);
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes an object's file, as of an hour ago, unless `now`.
+    fn put(blobs: &Path, index: u64, len: usize, now: bool) -> PackedOid {
+        let oid = Oid::parse(&format!("{:02x}{index:062x}", index % 256)).unwrap();
+        let dir = blobs.join(&oid.as_str()[..2]);
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join(oid.as_str());
+        fs::write(&path, vec![1; len]).unwrap();
+        if !now {
+            let times = fs::FileTimes::new().set_modified(SystemTime::now() - Duration::from_secs(3600));
+            fs::File::options().write(true).open(&path).unwrap().set_times(times).unwrap();
+        }
+        oid.packed()
+    }
+
+    fn some(oids: &[PackedOid]) -> Written {
+        Written::Some(oids.iter().copied().collect())
+    }
+
+    fn len_of(ledger: &Ledger, oid: &PackedOid) -> Option<u64> {
+        ledger.entries().find(|entry| entry.oid == *oid).map(|entry| entry.len)
+    }
+
+    #[test]
+    fn only_what_may_have_changed_is_looked_at() {
+        let blobs = tempfile::tempdir().unwrap();
+        let oids: Vec<PackedOid> = (0..300).map(|index| put(blobs.path(), index, 1, false)).collect();
+        let mut ledger = Ledger::default();
+        let mut update = |written, trust| {
+            ledger.update(blobs.path(), written, trust).unwrap();
+            (ledger.looked_count(), ledger.entries().count())
+        };
+        assert_eq!(update(some(&[]), Trust::All), (300, 300), "the first time all");
+        assert_eq!(update(some(&[]), Trust::All), (0, 300));
+        assert_eq!(update(some(&oids[3..6]), Trust::All), (3, 300));
+        assert_eq!(update(some(&[]), Trust::Most), (300, 300), "so few are no share");
+        assert_eq!(update(Written::All, Trust::All), (300, 300));
+        let new = put(blobs.path(), 300, 1, true);
+        assert_eq!(update(some(&[new]), Trust::All), (1, 301));
+        assert_eq!(update(some(&[]), Trust::All), (1, 301), "once more, for it was written a moment ago");
+        fs::remove_file(blobs.path().join("07").join(oids[7].oid().as_str())).unwrap();
+        assert_eq!(update(some(&oids[7..9]), Trust::All).1, 300);
+        fs::remove_dir_all(blobs.path().join("00")).unwrap();
+        assert_eq!(update(some(&[]), Trust::Most).1, 298);
+        assert!(ledger.update(&blobs.path().join("away"), some(&[]), Trust::None).is_err());
+        assert_eq!(ledger.entries().count(), 0, "nothing is known after an error");
+        ledger.update(blobs.path(), some(&[]), Trust::All).unwrap();
+        assert_eq!(ledger.entries().count(), 298);
+    }
+
+    #[test]
+    fn turns_come_round() {
+        let blobs = tempfile::tempdir().unwrap();
+        let oids: Vec<PackedOid> = (0..30).map(|index| put(blobs.path(), index, 1, false)).collect();
+        let mut ledger = Ledger::default();
+        ledger.update(blobs.path(), some(&[]), Trust::Most).unwrap();
+        let before = len_of(&ledger, &oids[1]).unwrap();
+        for index in 0..30 {
+            put(blobs.path(), index, 1 << 20, false);
+        }
+        for turn in 1..=4_u64 {
+            ledger.look_on(blobs.path(), 8).unwrap();
+            let seen = ledger.entries().filter(|entry| entry.len > before).count() as u64;
+            assert_eq!(seen, (8 * turn).min(30), "each turn goes on where the last one ended");
+        }
+    }
+
+    #[test]
+    fn reads_are_known_without_a_look() {
+        let blobs = tempfile::tempdir().unwrap();
+        let oid = put(blobs.path(), 7, 1, false);
+        let mut ledger = Ledger::default();
+        ledger.note_read(&oid.oid(), 11);
+        ledger.update(blobs.path(), some(&[]), Trust::All).unwrap();
+        ledger.note_read(&oid.oid(), 12);
+        ledger.note_read(&Oid::parse(&"9".repeat(40)).unwrap(), 13);
+        ledger.update(blobs.path(), some(&[]), Trust::All).unwrap();
+        assert_eq!(ledger.entries().map(|entry| entry.read_ms).collect::<Vec<_>>(), [12]);
+    }
+}
