@@ -24,8 +24,8 @@ const HASH_STEP_LEN: u64 = 8 << 20;
 /// So many verdicts in a row may find blocks that rotted since they were written. A disk that spoils whatever it is given would
 /// otherwise have it fetched without an end.
 const ROTTED_MAX: u32 = 8;
-/// Bytes read at once for the hash.
-const HASH_PIECE_LEN: u64 = 1 << 20;
+/// Bytes read at once for the hash: few enough that they are still in the processor's cache when they are hashed.
+const HASH_PIECE_LEN: u64 = 128 << 10;
 
 /// The filling of one object.
 pub(super) struct Fill {

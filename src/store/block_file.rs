@@ -49,7 +49,7 @@ pub struct BlockFile<F> {
     checksums: Box<[AtomicU32]>,
     present_count: AtomicU64,
     verified: AtomicBool,
-    /// Held while a piece is written. The kernel lets only one writer at a file, and the others spin: two cores spent a fifth of a
+    /// Held while something is written, under `marking` or alone. The kernel lets only one writer at a file, and the others spin: two cores spent a fifth of a
     /// cold download's system time on that.
     writing: Mutex<()>,
     /// Held while `present`, `verified` and their bytes on disk change: eight blocks share a byte of the mask.
@@ -266,8 +266,6 @@ impl<F: FileLayer> BlockFile<F> {
         if let Some(block_index) = self.present.next(blocks, true) {
             return Err(self.misuse(format!("write into block {block_index}, which is published")));
         }
-        // It guards no value, like `marking`.
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.put("write", self.header.payload_start() + offset, bytes)
     }
 
@@ -446,6 +444,8 @@ impl<F: FileLayer> BlockFile<F> {
     }
 
     fn put(&self, action: &'static str, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        // It guards no value, like `marking`.
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let written = self.layer.write_at(offset, bytes).map_err(|error| self.io(action, error));
         // Also after a failure: some of it may have been written.
         self.note_written();
