@@ -865,6 +865,44 @@ async fn files_asked_one_by_one_are_listed_once() {
     assert_eq!(hub.calls().len(), 0, "the pages together are all there is");
 }
 
+// The answer on what a file is names its URL as well, so nobody asks twice.
+#[tokio::test]
+async fn an_lfs_file_is_asked_about_once() {
+    let hub = FakeHub::start().await;
+    fill(hub.model("acme/m"));
+    let mirror = Mirror::start(&hub).await;
+    for method in ["HEAD", "GET"] {
+        let answer = mirror.ask(method, "/acme/m/resolve/main/sub%20dir/w.bin", &[]).await;
+        assert_eq!(answer.status, 200);
+        assert!(method == "HEAD" || answer.body == noise(1, 5000));
+    }
+    assert_eq!(hub.resolver_calls().len(), 1, "{:#?}", hub.resolver_calls());
+}
+
+#[tokio::test]
+async fn a_url_that_came_with_the_answer_and_has_expired_is_asked_for_anew() {
+    let hub = FakeHub::start().await;
+    fill(hub.model("acme/m"));
+    let mirror = Mirror::start(&hub).await;
+    assert_eq!(mirror.head("/acme/m/resolve/main/sub%20dir/w.bin").await.status, 200);
+    hub.expire_signatures();
+    assert_eq!(mirror.get("/acme/m/resolve/main/sub%20dir/w.bin").await.body, noise(1, 5000));
+    assert_eq!(hub.resolver_calls().len(), 2, "{:#?}", hub.resolver_calls());
+}
+
+#[tokio::test]
+async fn a_url_that_one_caller_was_given_is_not_anothers() {
+    let hub = FakeHub::start().await;
+    fill(hub.model("acme/m")).private().grant("hf_first").grant("hf_second");
+    let mirror = Mirror::start(&hub).await;
+    let path = "/acme/m/resolve/main/sub%20dir/w.bin";
+    assert_eq!(mirror.ask("HEAD", path, &["Authorization: Bearer hf_first"]).await.status, 200);
+    let answer = mirror.ask("GET", path, &["Authorization: Bearer hf_second"]).await;
+    assert_eq!((answer.status, answer.body), (200, noise(1, 5000)));
+    let asked_by: Vec<_> = hub.resolver_calls().into_iter().filter_map(|call| call.token).collect();
+    assert_eq!(asked_by, ["hf_first", "hf_second"]);
+}
+
 // Item 3: absent files are remembered
 #[tokio::test]
 async fn an_absent_file_is_asked_for_once() {

@@ -5,7 +5,7 @@ use super::{KEPT_PATIENCE, Mirror};
 use crate::access::Admission;
 use crate::config::Config;
 use crate::hub::{ApiTarget, Commit, FilePath, HubError, Oid, RepoId, Revision, TreeFile};
-use crate::source::{Asking, Located, Origin, SourceError, Token, deadline};
+use crate::source::{Asking, Located, Origin, SourceError, Token, Url, deadline};
 use crate::store::{ListedFile, Listing, Store, git_blob_oid};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,6 +22,9 @@ const LISTING_WEIGHT: u32 = 20;
 /// Answers that may be on their way or just arrived; only to ask once for many.
 const COALESCED_MAX: u64 = 10_000;
 const COALESCED_FOR: Duration = Duration::from_secs(2);
+/// URLs that came with an answer and may still be wanted, and how long; they are good for about an hour.
+const GIVEN_MAX: u64 = 1_000;
+const GIVEN_FOR: Duration = Duration::from_secs(60);
 
 /// A commit is not listed on our own account more often.
 const LISTED_EVERY: Duration = Duration::from_secs(600);
@@ -42,6 +45,8 @@ type Shared<T> = Arc<Mutex<T>>;
 type Asked = (String, [u8; 32]);
 type Listed = moka::sync::Cache<(RepoId, Commit), Shared<Listing>>;
 type Doubted = moka::sync::Cache<(RepoId, Commit, FilePath), ()>;
+/// The URLs of files' bytes that upstream gave when it was asked what the files are, and the callers it gave them to.
+pub(super) type Given = moka::sync::Cache<FileInfo, (Option<Token>, Url)>;
 
 pub(super) struct Catalog {
     origin: Arc<Origin>,
@@ -56,6 +61,7 @@ pub(super) struct Catalog {
     /// Revisions that upstream does not know, as it told a caller: to whom it does not know it says something else.
     unknown: moka::sync::Cache<(RepoId, Revision, [u8; 32]), HubError>,
     asking: moka::future::Cache<Asked, Located>,
+    given: Given,
     /// Commits of which a file had to be asked for.
     asked_of: moka::sync::Cache<(RepoId, Commit), ()>,
     /// Commits whose listing was asked for a caller, however that ended.
@@ -79,6 +85,7 @@ impl Catalog {
             absent: moka::sync::Cache::builder().max_capacity(100_000).time_to_live(config.freshness.missing).build(),
             unknown: moka::sync::Cache::builder().max_capacity(REFS_MAX).time_to_live(config.freshness.missing).build(),
             asking: moka::future::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(COALESCED_FOR).build(),
+            given: moka::sync::Cache::builder().max_capacity(GIVEN_MAX).time_to_live(GIVEN_FOR).build(),
             asked_of: moka::sync::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(LISTED_EVERY).build(),
             listed: moka::future::Cache::builder().max_capacity(COALESCED_MAX).time_to_live(LISTED_EVERY).build(),
         }
@@ -93,6 +100,10 @@ impl Catalog {
 
     pub(super) fn doubts(&self) -> Doubts {
         Doubts { listings: self.listings.clone(), doubted: self.doubted.clone() }
+    }
+
+    pub(super) fn given(&self) -> Given {
+        self.given.clone()
     }
 
     /// Forgets in memory what is known of a repo.
@@ -378,6 +389,10 @@ impl Mirror {
                 let second_hand = !found.authoritative;
                 let (commit, oid, size) = (found.commit, found.oid, found.size);
                 let file = FileInfo { repo: repo.clone(), commit, path: path.clone(), oid, size, second_hand };
+                // A signed URL is of one content. Another may lead to whatever the branch has by then.
+                if found.authoritative && found.oid.is_sha256() && found.url.is_signed() {
+                    catalog.given.insert(file.clone(), (token.cloned(), found.url));
+                }
                 if at == *revision {
                     self.learn_revision(repo, revision, found.commit).await;
                 }

@@ -243,7 +243,7 @@ impl Mirror {
     }
 
     fn through(&self, file: &FileInfo, token: Option<&Token>, admission: Admission) -> Through {
-        let sources = Sources::new(self.origin.clone(), file.oid, self.catalog.doubts());
+        let sources = Sources::new(self.origin.clone(), file.oid, &self.catalog);
         sources.add(file, token, admission);
         Through::new(file.oid, file.size, Arc::new(sources), self.limits.clone())
     }
@@ -309,7 +309,7 @@ impl Mirror {
             self.warm.insert(file.oid, fill.clone());
             return Ok(fill);
         }
-        let sources = Arc::new(Sources::new(self.origin.clone(), file.oid, self.catalog.doubts()));
+        let sources = Arc::new(Sources::new(self.origin.clone(), file.oid, &self.catalog));
         let fill = Fill::new(object, self.store.clone(), sources, self.limits.clone(), self.broken.clone());
         if fills.len() >= SWEEP_AT {
             fills.retain(|_, fill| fill.strong_count() > 0);

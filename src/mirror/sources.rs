@@ -1,7 +1,7 @@
 //! Where one object's bytes may be asked for: the files that have it as their content.
 
 use super::FileInfo;
-use super::catalog::Doubts;
+use super::catalog::{Catalog, Doubts, Given};
 use super::error::MirrorError;
 use crate::access::Admission;
 use crate::hub::{ApiTarget, Oid};
@@ -42,6 +42,7 @@ pub(super) struct Sources {
     origin: Arc<Origin>,
     oid: Oid,
     doubts: Doubts,
+    given: Given,
     /// Latest first. Guarded by itself, held for moments.
     places: Mutex<Vec<Place>>,
     /// Held while a URL is being found, so that many couriers ask once.
@@ -71,9 +72,10 @@ struct Lookup {
 }
 
 impl Sources {
-    pub(super) fn new(origin: Arc<Origin>, oid: Oid, doubts: Doubts) -> Sources {
+    pub(super) fn new(origin: Arc<Origin>, oid: Oid, catalog: &Catalog) -> Sources {
         let lookup = tokio::sync::Mutex::default();
-        Sources { origin, oid, doubts, places: Mutex::default(), lookup, guesses: AtomicBool::new(true) }
+        let (doubts, given) = (catalog.doubts(), catalog.given());
+        Sources { origin, oid, doubts, given, places: Mutex::default(), lookup, guesses: AtomicBool::new(true) }
     }
 
     /// Adds a file with this content, as this caller reads it; it is the first place asked from now on.
@@ -199,6 +201,10 @@ impl Sources {
                 lookup.found = Some(found.clone());
                 return Ok((found, false));
             }
+            if let Some(found) = self.take_given(&place) {
+                lookup.found = Some(found.clone());
+                return Ok((found, true));
+            }
             let error = match self.origin.for_bytes().of_repo(place.open).locate(&place.target(), place.token.as_ref()).await {
                 Ok(found) if found.oid == self.oid && found.size == size => {
                     let found = Found { guessed: false, url: found.url, token: place.token, etag: None };
@@ -237,6 +243,13 @@ impl Sources {
         // What is open to all may be asked under the operator's name, for its higher limits.
         let operator = self.origin.operator_token().filter(|_| place.open);
         Some(Found { guessed: true, url, token: place.token.as_ref().or(operator).cloned(), etag: None })
+    }
+
+    /// The URL that this caller was given a moment ago with the word on what the file is: it saves the same question a second time.
+    fn take_given(&self, place: &Place) -> Option<Found> {
+        let (token, url) = self.given.get(&place.file).filter(|(token, _)| *token == place.token)?;
+        self.given.invalidate(&place.file);
+        Some(Found { guessed: false, url, token, etag: None })
     }
 
     /// The first place not tried yet. Looked at anew each time: who comes meanwhile may have a better one than those before.

@@ -61,6 +61,13 @@ impl Url {
         (self.tls, &self.host, self.port) == (other.tls, &other.host, other.port)
     }
 
+    /// Whether it carries a signature, as CloudFront, S3, Google and Azure write it.
+    pub fn is_signed(&self) -> bool {
+        let (_, query) = self.target.split_once('?').unwrap_or_default();
+        let mut names = query.split('&').filter_map(|pair| pair.split('=').next());
+        names.any(|name| ["Signature", "X-Amz-Signature", "X-Goog-Signature", "sig"].contains(&name))
+    }
+
     fn scheme(&self) -> &'static str {
         if self.tls { "https" } else { "http" }
     }
@@ -110,5 +117,14 @@ mod tests {
         assert_eq!(base.join("//cdn/x").unwrap().host, "cdn");
         assert_eq!(base.join("relative"), None);
         assert_eq!(Url::parse("https://cdn/a?Signature=secret").unwrap().to_string(), "https://cdn/a");
+    }
+
+    #[test]
+    fn signatures_are_seen_in_the_query_alone() {
+        let is_signed = |text: &str| Url::parse(text).unwrap().is_signed();
+        assert!(is_signed("https://cdn.test/x?Expires=1&Signature=ab~&Key-Pair-Id=K"));
+        assert!(is_signed("https://s3.test/x?X-Amz-Signature=ab"));
+        assert!(!is_signed("https://mirror.test/Signature=a/resolve/main/x"));
+        assert!(!is_signed("https://mirror.test/o/m/resolve/main/x?download=true&of=Signature"));
     }
 }
