@@ -322,7 +322,8 @@ async fn one_lie_about_a_file_does_not_lose_the_truth() {
     let mirror = Mirror::of(&s.hub).set("upstream.patience", "1s").start().await;
     let before = mirror.head(FILE).await;
     assert_eq!(before.status, 200);
-    // Where the bytes are asked for, which is at the commit.
+    // Where the bytes are asked for, which is at the commit, once the URL that came with the first answer is of no use.
+    s.hub.expire_signatures();
     announce(&s.hub, &format!("/acme/large/resolve/{commit}/w.bin"), &"ab".repeat(32), SIZE, &commit);
     let answer = mirror.get(FILE).await;
     assert!(answer.status >= 500 || !answer.whole, "{answer:.0?}");

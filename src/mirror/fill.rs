@@ -17,6 +17,7 @@ use crate::store::{Blocks, Level, Object, ObjectHasher, Store, StoreError, Verdi
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 /// How many bytes one published block may drag through the hasher behind it: enough to catch up with what came out of
 /// order, little enough that the courier is not held up. At least one block.
@@ -24,6 +25,9 @@ const HASH_STEP_LEN: u64 = 8 << 20;
 /// So many verdicts in a row may find blocks that rotted since they were written. A disk that spoils whatever it is given would
 /// otherwise have it fetched without an end.
 const ROTTED_MAX: u32 = 8;
+/// For so long after a reader has left, a block that is begun may be followed by the next of its run: clients leave and come back at
+/// once (Ollama, to ask for ranges), and what upstream has sent by then would be thrown away and sent again.
+const LINGER: Duration = Duration::from_secs(1);
 /// Bytes read at once for the hash: few enough that they are still in the processor's cache when they are hashed.
 const HASH_PIECE_LEN: u64 = 128 << 10;
 
@@ -37,6 +41,8 @@ pub(super) struct Fill {
     flights: Flights<Arc<Object>, MirrorError>,
     pace: Pace,
     judging: Mutex<Judging>,
+    /// When a reader left last.
+    left_at: Mutex<Option<Instant>>,
     trouble: Mutex<Option<MirrorError>>,
     /// The running hash of the object's start; taken with `try_lock` by whoever published a block.
     prefix: Mutex<Prefix>,
@@ -97,9 +103,9 @@ impl Fill {
             when_client_leaves: limits.when_client_leaves,
         };
         let flights = Flights::new(object.clone(), bounds);
-        let (judging, trouble) = (Mutex::default(), Mutex::default());
+        let (judging, left_at, trouble) = (Mutex::default(), Mutex::default(), Mutex::default());
         let pace = Pace::default();
-        let fill = Arc::new(Fill { object, limits, sources, store, broken, flights, pace, judging, trouble, prefix });
+        let fill = Arc::new(Fill { object, limits, sources, store, broken, flights, pace, judging, left_at, trouble, prefix });
         // Complete but unproven: the process ended between the last block and the verdict.
         if fill.object.is_complete() && !fill.object.is_verified() {
             fill.verify();
@@ -132,12 +138,17 @@ impl Fill {
 
     /// The reader is gone: it read all, or its client left.
     pub(super) fn leave(&self, reader: u64) {
+        *self.left_at.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now());
         self.flights.leave(reader);
     }
 
     /// Whether a courier should go on with the bytes from `offset` to the end of that block.
     pub(super) fn is_wanted(&self, offset: u64, at_block_start: bool) -> bool {
-        self.flights.is_wanted(offset, at_block_start)
+        let lingers = || {
+            let left_at = *self.left_at.lock().unwrap_or_else(|e| e.into_inner());
+            left_at.is_some_and(|left_at| left_at.elapsed() < LINGER)
+        };
+        self.flights.is_wanted(offset, at_block_start && !lingers())
     }
 
     /// What is there at `position`. `reader` hears of its failure only here: when it would have to wait.
