@@ -4,10 +4,12 @@
 //! or into the list of everything that is wrong with it.
 
 mod line;
+mod mistakes;
 mod pages;
 mod settings;
 mod words;
 
+pub use mistakes::Mistakes;
 pub use pages::{completions, man, man_pages};
 
 use crate::{
@@ -64,19 +66,19 @@ pub enum Command {
     },
     /// What is wrong with the configuration.
     Check {
-        mistakes: Vec<String>,
+        mistakes: Mistakes,
         format: Format,
     },
 }
 
 /// Reads this process's command line. On a mistake in its form clap says so and ends the process with code 2; mistakes in what
-/// it says are returned, all of them, each in one line.
-pub fn read() -> Result<Command, Vec<String>> {
+/// it says are returned, all of them.
+pub fn read() -> Result<Command, Mistakes> {
     check(Line::parse().verb)
 }
 
-fn check(verb: Verb) -> Result<Command, Vec<String>> {
-    let mut mistakes = Vec::new();
+fn check(verb: Verb) -> Result<Command, Mistakes> {
+    let mut mistakes = Mistakes::default();
     let command = match verb {
         Verb::Serve { settings, listen, offline } => {
             let mut config = settings.read(&mut mistakes);
@@ -95,7 +97,9 @@ fn check(verb: Verb) -> Result<Command, Vec<String>> {
             }
             let mut seen = HashSet::new();
             named.retain(|one| seen.insert(one.clone()));
-            let wanted = Wanted::new(&include, &exclude, &mut mistakes);
+            let mut wrong = Vec::new();
+            let wanted = Wanted::new(&include, &exclude, &mut wrong);
+            mistakes.extend(wrong);
             let authorization = authorization(token, &mut mistakes);
             Some(Command::Pull(config, Pull { repos: named, wanted, authorization, format: shown.format() }))
         }
@@ -197,7 +201,7 @@ mod tests {
     use std::fs;
 
     fn line(words: &str) -> Result<Command, Vec<String>> {
-        check(Line::try_parse_from(words.split(' ')).unwrap().verb)
+        check(Line::try_parse_from(words.split(' ')).unwrap().verb).map_err(|mistakes| mistakes.lines().to_vec())
     }
 
     #[test]
@@ -327,6 +331,6 @@ mod tests {
         let Ok(Command::Check { mistakes, .. }) = line("x check --set log.level=loud") else {
             panic!("a check says what it found")
         };
-        assert!(mistakes.len() == 1 && mistakes[0].contains("log.level"), "{mistakes:?}");
+        assert!(mistakes.len() == 1 && mistakes.lines()[0].contains("log.level"), "{mistakes:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use dingospeed::{
     admin::{AskError, Keeper},
-    cli::{self, Command},
+    cli::{self, Command, Mistakes},
     commands::{check, export, import, keep, load, ls, pull, status, verify},
     config::{Config, LogFormat},
     journal,
@@ -19,7 +19,7 @@ use std::{
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What was asked for was not understood.
+/// What was asked for, or the configuration, is wrong.
 const MISTAKEN: u8 = 2;
 /// Ended by SIGINT, as shells count it.
 const INTERRUPTED: u8 = 130;
@@ -49,15 +49,20 @@ fn main() -> ExitCode {
         }),
         Ok(Command::Man { dir: Some(dir), .. }) => printed(|output| writeln!(output, "wrote {} pages", cli::man_pages(&dir)?)),
         Ok(Command::Man { verb, .. }) => printed(|output| cli::man(verb.as_deref(), output)),
-        Ok(Command::Check { mistakes, format }) => match check::run(&mistakes, format) {
+        Ok(Command::Check { mistakes, format }) => match check::run(mistakes.lines(), format) {
             true => ExitCode::SUCCESS,
-            false => ExitCode::from(MISTAKEN),
+            false => refused(&mistakes),
         },
         Err(mistakes) => {
-            check::say(&mistakes);
-            ExitCode::from(MISTAKEN)
+            check::say(mistakes.lines());
+            refused(&mistakes)
         }
     }
+}
+
+/// `MISTAKEN` keeps systemd from another try, which is for what stays wrong until somebody changes it.
+fn refused(mistakes: &Mistakes) -> ExitCode {
+    if mistakes.may_pass() { ExitCode::FAILURE } else { ExitCode::from(MISTAKEN) }
 }
 
 fn serve(config: &Config) -> ExitCode {

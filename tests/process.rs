@@ -49,6 +49,36 @@ async fn a_taken_port_is_a_plain_error() {
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 
+#[tokio::test]
+async fn a_token_file_that_cannot_be_read_may_be_there_later() {
+    let hub = FakeHub::start().await;
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let file = folder.path().join("token");
+    let shown = file.display().to_string();
+    let repos = folder.path().join("repos").display().to_string();
+    let (upstream, admin) = (format!("upstream.token_file={shown}"), format!("admin.token_file={shown}"));
+    let tried = async |sets: &[&str]| {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        let serve = dingospeed(&[&["serve", "--listen", "127.0.0.1:0", "--repos", &repos][..], &sets].concat(), &[]).await;
+        let check = dingospeed(&[&["check"][..], &sets].concat(), &[]).await;
+        assert_eq!((serve.0, &serve.1), (check.0, &check.1), "a check says what serving would");
+        (serve.0, serve.1)
+    };
+    // The open door is no mistake: its token is only not here yet.
+    let (code, stderr) = tried(&[&upstream, &admin, "admin.listen=0.0.0.0:0"]).await;
+    assert_eq!((code, stderr.matches(&shown).count()), (Some(1), 2), "{stderr}");
+    // What else is wrong stays so.
+    let (code, stderr) = tried(&[&upstream, "server.threads=many"]).await;
+    assert!(code == Some(2) && stderr.contains(&shown), "{stderr}");
+    for content in [&b"\n"[..], b"hush hush", b"\xff\xfe"] {
+        std::fs::write(&file, content).expect("a written file");
+        let (code, stderr) = tried(&[&upstream]).await;
+        assert!(code == Some(2) && stderr.contains("upstream.token"), "{content:?}: {stderr}");
+    }
+    std::fs::write(&file, "hf_abc\n").expect("a written file");
+    Mirror::of(&hub).set("upstream.token_file", &shown).start().await;
+}
+
 /// A Hub whose CDN needs about three seconds for the file.
 async fn slow_hub() -> (FakeHub, Vec<u8>) {
     let hub = FakeHub::builder().cdn_rate(MIB as u64).start().await.expect("two free ports");

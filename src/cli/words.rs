@@ -2,6 +2,7 @@
 
 use super::{
     line::{Kind, Named, Shown},
+    mistakes::Mistakes,
     settings::noted,
 };
 use crate::{
@@ -24,7 +25,7 @@ impl Shown {
 }
 
 impl Named {
-    pub(super) fn read(&self, mistakes: &mut Vec<String>) -> Chosen {
+    pub(super) fn read(&self, mistakes: &mut Mistakes) -> Chosen {
         let read = |text: &String| match text.contains('@') {
             true => repo_at(self.kind, text, "").map(|(repo, revision)| (repo, Some(revision))),
             false => repo(self.kind, text).map(|repo| (repo, None)),
@@ -78,7 +79,7 @@ pub(super) fn read_list(
     kind: Option<Kind>,
     revision: &str,
     repos: &mut Vec<(RepoId, Revision)>,
-    mistakes: &mut Vec<String>,
+    mistakes: &mut Mistakes,
 ) {
     let shown = path.display();
     let text = match path == Path::new("-") {
