@@ -140,11 +140,10 @@ impl Store {
         if self.read_only().is_some() {
             return;
         }
-        match self.passes.try_lock() {
-            Ok(mut passes) => self.flush_into(&mut passes.ledger),
-            Err(TryLockError::Poisoned(passes)) => self.flush_into(&mut passes.into_inner().ledger),
+        match self.try_passes() {
+            Some(mut passes) => self.flush_into(&mut passes.ledger),
             // A pass is under way, and may take long: the next one looks at the files.
-            Err(TryLockError::WouldBlock) => self.recency.flush(&self.place, |oid, _| self.kept.note(oid)),
+            None => self.recency.flush(&self.place, |oid, _| self.kept.note(oid)),
         }
     }
 
@@ -189,12 +188,12 @@ impl Store {
         self.pass_alone(&mut self.passes(), options)
     }
 
-    /// Runs a pass when a limit is passed, unless the last one has shown that it would be for nothing.
+    /// Runs a pass when a limit is passed, unless the last one has shown that it would be for nothing, or one is under way.
     pub fn pass_if_needed(&self) -> Result<Option<Pass>, StoreError> {
         if !self.needs_pass()? {
             return Ok(None);
         }
-        let mut passes = self.passes();
+        let Some(mut passes) = self.try_passes() else { return Ok(None) };
         let pauses = passes.fruitless.is_some_and(|at| at.elapsed() < FRUITLESS_PAUSE);
         if pauses || self.limits().need(&passes.settled(self.level()?), 0).is_none() {
             return Ok(None);
@@ -204,10 +203,14 @@ impl Store {
 
     /// Returns what a pass would do now; all links are counted that lead nowhere. BLOCKING like one.
     pub fn would_pass(&self, options: &PassOptions) -> Result<Pass, StoreError> {
+        let (began, view) = (Instant::now(), self.view());
         let mut passes = self.passes();
         self.measure(&mut passes.ledger, options)?;
         let settling_len = passes.settling_len();
-        self.view().plan(&passes.ledger, &self.heat, self.limits(), options, settling_len, Some(self))
+        let pass = view.plan(&passes.ledger, &self.heat, self.limits(), options, settling_len, Some(self))?;
+        // The links take minutes where the disk has to be asked for each, and downloads wait for passes.
+        drop(passes);
+        view.count_links(pass, began)
     }
 
     /// Returns the bytes that the objects take by the running total: blocks published since the last pass are in it, what the
@@ -223,6 +226,15 @@ impl Store {
 
     pub(super) fn passes(&self) -> MutexGuard<'_, Passes> {
         self.passes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, unless somebody has them, who may take long.
+    pub(super) fn try_passes(&self) -> Option<MutexGuard<'_, Passes>> {
+        match self.passes.try_lock() {
+            Ok(passes) => Some(passes),
+            Err(TryLockError::Poisoned(passes)) => Some(passes.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Brings up to date what is known of the objects.
@@ -465,11 +477,13 @@ impl View {
     /// Returns what a thorough pass would do, as far as can be seen from outside: what is in use, and which parts of an object were read
     /// when, is known to the process that serves it, and to nobody while none does.
     pub fn would_pass(&self, limits: &Limits) -> Result<Pass, StoreError> {
-        let mut ledger = Ledger::default();
+        let (began, mut ledger) = (Instant::now(), Ledger::default());
         ledger.update(&self.place.blobs(), Written::All, Trust::None)?;
-        self.plan(&ledger, &Heat::default(), *limits, &PassOptions::default(), 0, None)
+        let pass = self.plan(&ledger, &Heat::default(), *limits, &PassOptions::default(), 0, None)?;
+        self.count_links(pass, began)
     }
 
+    /// Returns what a pass would do about the objects.
     fn plan(
         &self,
         ledger: &Ledger,
@@ -479,9 +493,12 @@ impl View {
         settling_len: u64,
         store: Option<&Store>,
     ) -> Result<Pass, StoreError> {
-        let began = Instant::now();
         let judge = Judge { view: self, ledger, heat, limits, coming_len: options.coming_len, settling_len };
-        let mut pass = judge.decide(Survey::of(self, ledger)?, &mut Planner { store, parts: HashMap::new() })?;
+        judge.decide(Survey::of(self, ledger)?, &mut Planner { store, parts: HashMap::new() })
+    }
+
+    /// Adds what it would do about the links.
+    fn count_links(&self, mut pass: Pass, began: Instant) -> Result<Pass, StoreError> {
         pass.links = Swept { link_count: self.dangling_count()?, finished: true };
         pass.took = began.elapsed();
         Ok(pass)

@@ -247,9 +247,10 @@ impl Store {
         Ok((last, seen.start))
     }
 
-    /// Goes on with a round over the links that a pass has begun, if one is under way. BLOCKING, a tenth of a second at most.
+    /// Goes on with a round over the links that a pass has begun, if one is under way and no pass is. BLOCKING, a tenth of a second at
+    /// most.
     pub fn sweep_on(&self) -> Result<(), StoreError> {
-        let mut passes = self.passes();
+        let Some(mut passes) = self.try_passes() else { return Ok(()) };
         if passes.cursor.is_under_way() {
             self.sweep_links(&mut passes.cursor, true)?;
         }
