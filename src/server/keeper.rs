@@ -149,8 +149,7 @@ impl Borrower for Warm {
         metrics.evicted(reason, pass.evicted_count, pass.evicted_len);
         if let Some(need) = pass.need.filter(|_| pass.falls_short()) {
             metrics.eviction_short.inc();
-            let gone_len = pass.evicted_len + pass.quarantine_removed_len;
-            let (short_len, reason) = (need.len_min.saturating_sub(gone_len), need.reason.as_str());
+            let (short_len, reason) = (need.len_min.saturating_sub(pass.gone_len()), need.reason.as_str());
             alarms::disk_short(|| {
                 format!("eviction.{reason} is passed by {short_len} bytes, and what is left is pinned or in use")
             });

@@ -3,7 +3,7 @@
 use super::{
     BlockFile, Limits, Pass, StoreError,
     block_file::Opened,
-    evict::{Candidate, Level, Part, Strategy, plan},
+    evict::{Candidate, Level, Part, Reason, Strategy, plan},
     heat::{self, Heat},
     ledger::{Entry, Ledger},
     view::View,
@@ -41,6 +41,8 @@ pub(super) enum Taken {
     InUse,
     /// It was read or written since it was measured, and its turn comes later; this is what is known of it now.
     Later(Candidate),
+    /// It was measured with so many bytes, and somebody else has deleted it since.
+    Missing(u64),
 }
 
 /// What there is, measured and not yet judged.
@@ -116,12 +118,13 @@ impl Judge<'_> {
         need_len: u64,
         hands: &mut impl Hands,
     ) -> Result<(), StoreError> {
+        let is_size = pass.need.is_some_and(|need| need.reason == Reason::MaxSize);
         let mut waiting = candidates;
         // Once more for those whose turn had not come.
         for _ in 0..2 {
             let mut later = Vec::new();
             let mut rest = &mut waiting[..];
-            while let Some(left) = need_len.checked_sub(pass.evicted_len + pass.quarantine_removed_len).filter(|left| *left > 0) {
+            while let Some(left) = need_len.checked_sub(pass.gone_len()).filter(|left| *left > 0) {
                 let victim_count = plan(rest, left, self.limits.strategy).len();
                 if victim_count == 0 {
                     break;
@@ -131,6 +134,9 @@ impl Judge<'_> {
                     match hands.take(victim)? {
                         Taken::InUse => pass.in_use_count += 1,
                         Taken::Later(now) => later.push(now),
+                        // What is kept is less by that; what is free was measured without it.
+                        Taken::Missing(len) if is_size => pass.missing_len += len,
+                        Taken::Missing(_) => {}
                         Taken::Whole(len) => {
                             pass.evicted_count += u64::from(len > 0);
                             pass.evicted_len += len;

@@ -81,6 +81,8 @@ pub struct Pass {
     /// Parts that went of objects that stay; their bytes are among `evicted_len`.
     pub part_count: u64,
     pub evicted_len: u64,
+    /// Bytes of victims that somebody had deleted before, where that brings what is kept nearer to its limit.
+    pub missing_len: u64,
     /// Victims passed over because somebody was using them.
     pub in_use_count: u64,
     /// Files and bytes that left the quarantine: the old ones, and before any object goes the others.
@@ -93,7 +95,12 @@ pub struct Pass {
 impl Pass {
     /// Tells whether less was removed than a limit asks for.
     pub fn falls_short(&self) -> bool {
-        self.need.is_some_and(|need| self.evicted_len + self.quarantine_removed_len < need.len_min)
+        self.need.is_some_and(|need| self.gone_len() < need.len_min)
+    }
+
+    /// Returns the bytes by which there is less now than was measured.
+    pub fn gone_len(&self) -> u64 {
+        self.evicted_len + self.missing_len + self.quarantine_removed_len
     }
 }
 
@@ -360,7 +367,7 @@ impl Store {
     fn note(&self, pass: &Pass) {
         if let Some(need) = pass.need {
             log::info!(
-                "evicted objects={} parts={} bytes={} reason={} wanted={} in_use={} pinned={} quarantine_bytes={} looked_at={} ms={}",
+                "evicted objects={} parts={} bytes={} reason={} wanted={} in_use={} pinned={} quarantine_bytes={} missing_bytes={} looked_at={} ms={}",
                 pass.evicted_count,
                 pass.part_count,
                 pass.evicted_len,
@@ -369,6 +376,7 @@ impl Store {
                 pass.in_use_count,
                 pass.pinned_count,
                 pass.quarantine_removed_len,
+                pass.missing_len,
                 pass.looked_count,
                 pass.took.as_millis()
             );
@@ -398,7 +406,15 @@ impl Hands for Remover<'_> {
     fn take(&mut self, victim: &Candidate) -> Result<Taken, StoreError> {
         let Remover(store) = self;
         let oid = &victim.oid.oid();
-        let now = store.known_now(oid, victim);
+        let Some(now) = store.known_now(oid, victim) else {
+            // Measured in a pass before. Who keeps it open lets go, and others need not give what it does not take any more.
+            if let Taken::Whole(len @ 1..) = store.remove_unused(oid)? {
+                return Ok(Taken::Whole(len));
+            }
+            store.kept.note(oid);
+            store.kept.shrink(victim.len);
+            return Ok(Taken::Missing(victim.len));
+        };
         if now.order(store.limits().strategy) > victim.order(store.limits().strategy) {
             return Ok(Taken::Later(now));
         }
@@ -413,23 +429,23 @@ impl Hands for Remover<'_> {
         match taken {
             Taken::Whole(len) => log::debug!("evicted object={oid} bytes={len}"),
             Taken::Part(len) => log::debug!("evicted object={oid} part={:?} bytes={len}", victim.part.map(|part| part.index)),
-            Taken::InUse | Taken::Later(_) => {}
+            Taken::InUse | Taken::Later(_) | Taken::Missing(_) => {}
         }
         Ok(taken)
     }
 }
 
 impl Store {
-    /// Returns a victim as it is now: what was measured may be old, and reads go on all the time.
-    fn known_now(&self, oid: &Oid, victim: &Candidate) -> Candidate {
+    /// Returns a victim as it is now: what was measured may be old, and reads go on all the time. None: its file is gone.
+    fn known_now(&self, oid: &Oid, victim: &Candidate) -> Option<Candidate> {
         if let Some(part) = victim.part {
             let read_ms = self.heat.read_ms(oid, part.index).unwrap_or(victim.read_ms);
-            return Candidate { read_ms, ..*victim };
+            return Some(Candidate { read_ms, ..*victim });
         }
         let path = self.place.blob(oid);
-        let mut now = path.parent().and_then(|dir| Entry::of(dir, &victim.oid)).map_or(*victim, |entry| whole(&entry));
+        let mut now = whole(&Entry::of(path.parent()?, &victim.oid)?);
         now.read_ms = now.read_ms.max(self.recency.since_flush(oid).map_or(0, place::unix_ms));
-        now
+        Some(now)
     }
 
     /// Whether somebody reads or fills an object, who is not made to let go of it.

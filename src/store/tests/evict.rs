@@ -177,6 +177,35 @@ fn what_was_read_since_it_was_measured_goes_last() {
 }
 
 #[test]
+fn nothing_goes_for_what_somebody_has_deleted() {
+    let shelf = shelf();
+    let gone = [shelf.keep("a/first", 2, 9, 9), shelf.keep("a/second", 2, 8, 8)];
+    let kept = shelf.keep("a/kept", 2, 7, 7);
+    shelf.limit(Strategy::Lru, room(6));
+    shelf.pass();
+    gone.iter().for_each(|oid| fs::remove_file(shelf.blob(oid)).unwrap());
+    // The running total knows nothing of it, nor does a pass for which somebody waits.
+    assert!(shelf.store.make_room(3 * MIB, 0).unwrap());
+    assert!(shelf.has(&kept) && shelf.store.kept_len() < room(2), "{}", shelf.store.kept_len());
+    let pass = shelf.store.pass(&PassOptions { coming_len: 0, sweep: Sweep::Nothing }).unwrap();
+    assert_eq!((pass.blob_count, pass.need), (1, None), "they are forgotten: {pass:?}");
+}
+
+#[test]
+fn what_somebody_has_deleted_frees_nothing_more() {
+    let shelf = shelf();
+    let gone = shelf.keep("a/gone", 2, 9, 9);
+    let (free_len, total_len) = shelf.store.space().unwrap();
+    let free_len_min = (total_len / 10).min(free_len / 2);
+    shelf.store.set_limits(Limits { free_len_min, ..Limits::default() });
+    assert_eq!(shelf.pass().need, None);
+    fs::remove_file(shelf.blob(&gone)).unwrap();
+    // The free space was measured without it.
+    let pass = shelf.store.pass(&PassOptions { coming_len: free_len, sweep: Sweep::Nothing }).unwrap();
+    assert_eq!((pass.blob_count, pass.missing_len, pass.evicted_len, pass.falls_short()), (1, 0, 0, true), "{pass:?}");
+}
+
+#[test]
 fn links_are_swept_in_steps() {
     let shelf = shelf();
     let gone = sha256_of(b"never kept");
