@@ -147,10 +147,13 @@ impl Store {
         if self.read_only().is_some() {
             return;
         }
+        // Without the passes, which others wait for: the disk may be slow to take so many.
+        let mut written = Vec::new();
+        self.recency.flush(&self.place, |oid, at| written.push((*oid, place::unix_ms(at))));
         match self.try_passes() {
-            Some(mut passes) => self.flush_into(&mut passes.ledger),
+            Some(mut passes) => written.iter().for_each(|(oid, read_ms)| passes.ledger.note_read(oid, *read_ms)),
             // A pass is under way, and may take long: the next one looks at the files.
-            None => self.recency.flush(&self.place, |oid, _| self.kept.note(oid)),
+            None => written.iter().for_each(|(oid, _)| self.kept.note(oid)),
         }
     }
 
@@ -442,10 +445,10 @@ impl Store {
             let read_ms = self.heat.read_ms(oid, part.index).unwrap_or(victim.read_ms);
             return Some(Candidate { read_ms, ..*victim });
         }
+        let read_ms = self.recency.since_flush(oid).map_or(0, place::unix_ms);
         let path = self.place.blob(oid);
-        let mut now = whole(&Entry::of(path.parent()?, &victim.oid)?);
-        now.read_ms = now.read_ms.max(self.recency.since_flush(oid).map_or(0, place::unix_ms));
-        Some(now)
+        let now = whole(&Entry::of(path.parent()?, &victim.oid)?);
+        Some(Candidate { read_ms: now.read_ms.max(read_ms), ..now })
     }
 
     /// Whether somebody reads or fills an object, who is not made to let go of it.
