@@ -59,50 +59,54 @@ const CALM: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 struct Shortage {
     last: Option<Instant>,
+    /// What was passed on last; at first that all is well.
+    raised: bool,
 }
 
 impl Shortage {
-    /// Notes whether room was short just now, and returns whether it counts as that.
-    fn note(&mut self, is_short: bool, now: Instant) -> bool {
+    /// Notes whether room was short just now, and returns whether it counts as that. If that is news `pass_on` is called, now and each
+    /// time until it takes it: there may be too many alarms at a moment, and this one is raised only when it begins and ends.
+    fn note(&mut self, is_short: bool, now: Instant, pass_on: impl FnOnce() -> bool) -> bool {
         if is_short {
             self.last = Some(now);
         }
         self.last = self.last.filter(|last| now.duration_since(*last) < CALM);
-        self.last.is_some()
+        let counts = self.last.is_some();
+        // What begins is passed on by those who find it so, who know the cause.
+        if counts != self.raised && counts == is_short && pass_on() {
+            self.raised = counts;
+        }
+        counts
     }
 }
 
-static SHORTAGE: Mutex<Shortage> = Mutex::new(Shortage { last: None });
+static SHORTAGE: Mutex<Shortage> = Mutex::new(Shortage { last: None, raised: false });
 
 /// There is no room for what should be kept: a write was told so, or a limit is passed and no more can go. The metric says it at once.
 pub fn disk_short(cause: impl FnOnce() -> String) {
     // Under the lock, or the metric of one that finds it over could come last.
     let mut shortage = SHORTAGE.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_news = shortage.last.is_none();
-    shortage.note(true, Instant::now());
+    shortage.note(true, Instant::now(), || offer(|| Alarm::DiskShort { cause: cause() }) == Some(true));
     metrics().disk_short.set(1);
-    if is_news {
-        raise(|| Alarm::DiskShort { cause: cause() });
-    }
 }
 
 /// Nothing is short just now; after a while of that it is over. Cheap; call it often.
 pub fn disk_fits() {
     let mut shortage = SHORTAGE.lock().unwrap_or_else(PoisonError::into_inner);
-    let was_short = shortage.last.is_some();
-    if was_short && !shortage.note(false, Instant::now()) {
-        metrics().disk_short.set(0);
-        raise(|| Alarm::DiskEased);
-    }
+    let counts = shortage.note(false, Instant::now(), || offer(|| Alarm::DiskEased) == Some(true));
+    metrics().disk_short.set(counts.into());
 }
 
 /// Passes an alarm on, if anybody listens and is not overwhelmed.
 pub fn raise(alarm: impl FnOnce() -> Alarm) {
-    if let Some(sender) = RAISED.get()
-        && sender.try_send(alarm()).is_err()
-    {
+    if offer(alarm) == Some(false) {
         metrics().alarm("dropped");
     }
+}
+
+/// Passes an alarm on, and returns whether it was taken; `None` if nobody listens.
+fn offer(alarm: impl FnOnce() -> Alarm) -> Option<bool> {
+    RAISED.get().map(|sender| sender.try_send(alarm()).is_ok())
 }
 
 /// What there is to tell, by subject.
@@ -188,16 +192,43 @@ mod tests {
     #[test]
     fn a_shortage_is_over_once_nothing_has_fallen_short_for_a_while() {
         let (mut shortage, now) = (Shortage::default(), Instant::now());
-        assert!(!shortage.note(false, now));
-        assert!(shortage.note(true, now));
+        let mut raised = 0;
+        let mut note = |is_short, now| {
+            shortage.note(is_short, now, || {
+                raised += 1;
+                true
+            })
+        };
+        assert!(!note(false, now));
+        assert!(note(true, now));
         // As a fill that finds no room and a look that finds no limit passed take turns.
         for minute in 1..20 {
             let now = now + Duration::from_secs(60) * minute;
-            assert!(shortage.note(minute % 2 == 0, now), "{minute}");
+            assert!(note(minute % 2 == 0, now), "{minute}");
         }
         let last = now + Duration::from_secs(60) * 18;
-        assert!(shortage.note(false, last + CALM - Duration::from_secs(1)));
-        assert!(!shortage.note(false, last + CALM));
+        assert!(note(false, last + CALM - Duration::from_secs(1)));
+        assert!(!note(false, last + CALM) && !note(false, last + CALM * 2));
+        assert_eq!(raised, 2, "once as it begins, and once as it ends");
+    }
+
+    #[test]
+    fn a_shortage_is_passed_on_until_it_is_taken() {
+        let (mut shortage, now) = (Shortage::default(), Instant::now());
+        for (is_short, now) in [(true, now), (false, now + CALM), (true, now + CALM), (false, now + CALM * 2)] {
+            let mut tries = 0;
+            for _ in 0..5 {
+                let counts = shortage.note(is_short, now, || {
+                    tries += 1;
+                    tries == 3
+                });
+                assert_eq!(counts, is_short);
+            }
+            assert_eq!(tries, 3, "until it is taken, and not again");
+        }
+        // What never got through need not be taken back.
+        assert!(shortage.note(true, now + CALM * 2, || false));
+        assert!(!shortage.note(false, now + CALM * 3, || panic!("nobody was told")));
     }
 
     fn down() -> Alarm {
