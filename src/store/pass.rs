@@ -111,7 +111,7 @@ pub(super) struct Passes {
     pub(super) cursor: Cursor,
     /// No object went since the round over all links began that is under way or was the last. Not so at the start, when what was
     /// before is not known.
-    links_seen: bool,
+    pub(super) links_seen: bool,
     fruitless: Option<Instant>,
     /// Bytes that were evicted and do not show as free yet.
     settling: Option<(Instant, u64)>,
@@ -294,7 +294,7 @@ impl Store {
                 passes.cursor = Cursor::default();
             }
             passes.links_seen |= !passes.cursor.is_under_way();
-            pass.links = self.sweep_links(&mut passes.cursor, options.sweep == Sweep::Some)?;
+            pass.links = self.sweep_step(passes, options.sweep == Sweep::Some)?;
         }
         pass.took = began.elapsed();
         self.note(&pass);

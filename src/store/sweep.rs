@@ -2,7 +2,9 @@
 //! removal of whole repos.
 
 use super::{
-    Store, StoreError, place,
+    Store, StoreError,
+    pass::Passes,
+    place,
     view::{View, each_symlink, entries, linked_oid},
 };
 use crate::hub::{Commit, Oid, RepoId, RepoKind};
@@ -186,8 +188,9 @@ impl Store {
         Ok(removal)
     }
 
-    /// Removes links that lead nowhere, from where the last sweep stopped, to the end when not `bounded`.
-    pub(super) fn sweep_links(&self, cursor: &mut Cursor, bounded: bool) -> Result<Swept, StoreError> {
+    /// Removes links that lead nowhere, from where the last sweep stopped, to the end when not `bounded`. What cannot be read is told and
+    /// passed over. After an error the round is over.
+    fn sweep_links(&self, cursor: &mut Cursor, bounded: bool) -> Result<Swept, StoreError> {
         let view = self.view();
         let mut swept = Swept::default();
         let mut seen = 0;
@@ -198,13 +201,13 @@ impl Store {
             if after.as_ref().is_some_and(|(last, ..)| first < *last) {
                 continue;
             }
-            for repo in view.repos_of(first.0, &first.1)? {
+            for repo in view.repos_of(first.0, &first.1).unwrap_or_else(passed_over) {
                 if after.as_ref().is_some_and(|(last, done, _)| first == *last && repo < *done) {
                     continue;
                 }
                 let done = after.as_ref().filter(|(_, last, _)| repo == *last).map(|(.., commit)| *commit);
                 let last;
-                (last, seen) = self.sweep_repo(&view, &repo, done, seen..links_max, &mut swept)?;
+                (last, seen) = self.sweep_repo(&view, &repo, done, seen..links_max, &mut swept);
                 if let Some(commit) = last.filter(|_| seen >= links_max) {
                     cursor.after = Some((first, repo, commit));
                     self.links_swept(&swept);
@@ -225,16 +228,18 @@ impl Store {
         done: Option<Commit>,
         mut seen: Range<u64>,
         swept: &mut Swept,
-    ) -> Result<(Option<Commit>, u64), StoreError> {
+    ) -> (Option<Commit>, u64) {
         let (removed_before, mut last) = (swept.link_count, None);
-        for commit in view.commits(repo)?.into_iter().filter(|commit| done.is_none_or(|done| *commit > done)) {
+        let commits = view.commits(repo).unwrap_or_else(passed_over);
+        for commit in commits.into_iter().filter(|commit| done.is_none_or(|done| *commit > done)) {
             let top = view.place.commits(repo).join(commit.as_str());
             each_symlink(&top, &mut |link| {
                 seen.start += 1;
                 if is_dangling(link) && remove_file(link) {
                     swept.link_count += 1;
                 }
-            })?;
+            })
+            .unwrap_or_else(passed_over);
             remove_empty(&top);
             last = Some(commit);
             if seen.is_empty() {
@@ -242,9 +247,9 @@ impl Store {
             }
         }
         if swept.link_count > removed_before {
-            self.remove_if_empty(view, repo)?;
+            self.remove_if_empty(view, repo).unwrap_or_else(passed_over);
         }
-        Ok((last, seen.start))
+        (last, seen.start)
     }
 
     /// Goes on with a round over the links that a pass has begun, if one is under way and no pass is. BLOCKING, a tenth of a second at
@@ -252,9 +257,14 @@ impl Store {
     pub fn sweep_on(&self) -> Result<(), StoreError> {
         let Some(mut passes) = self.try_passes() else { return Ok(()) };
         if passes.cursor.is_under_way() {
-            self.sweep_links(&mut passes.cursor, true)?;
+            self.sweep_step(&mut passes, true)?;
         }
         Ok(())
+    }
+
+    /// Sweeps on. After an error the next pass that sweeps begins anew.
+    pub(super) fn sweep_step(&self, passes: &mut Passes, bounded: bool) -> Result<Swept, StoreError> {
+        self.sweep_links(&mut passes.cursor, bounded).inspect_err(|_| passes.links_seen = false)
     }
 
     fn links_swept(&self, swept: &Swept) {
@@ -288,6 +298,12 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// One directory that cannot be read must not keep the others from being swept.
+fn passed_over<T: Default>(error: StoreError) -> T {
+    log::warn!("links are passed over: {error}");
+    T::default()
 }
 
 /// Tells whether a link leads to something that is certainly not there.

@@ -234,6 +234,33 @@ fn links_are_swept_in_steps() {
 }
 
 #[test]
+fn links_that_cannot_be_read_keep_no_others() {
+    let shelf = shelf();
+    let gone = sha256_of(b"never kept");
+    for name in ["a/x", "c/y"] {
+        shelf.store.link(&repo(name), &commit('d'), &path(), &gone).unwrap();
+    }
+    // Links to themselves, which no user can read, not even root.
+    let files = shelf.root.path().join("files/models");
+    let loops = [files.join("b"), files.join("a/x/resolve").join(commit('c').as_str())];
+    loops.iter().for_each(|path| std::os::unix::fs::symlink(path, path).unwrap());
+    let pass = shelf.store.pass(&PassOptions::default()).unwrap();
+    assert_eq!((pass.links.link_count, pass.links.finished), (2, true));
+
+    // What cannot even be listed is tried again with the next pass.
+    let away = shelf.root.path().join("away");
+    shelf.store.link(&repo("c/y"), &commit('d'), &path(), &gone).unwrap();
+    let kept = shelf.keep("c/z", 1, 1, 1);
+    fs::rename(&files, &away).unwrap();
+    std::os::unix::fs::symlink(&files, &files).unwrap();
+    shelf.store.set_limits(Limits { kept_len_max: 1, ..Limits::default() });
+    assert!(shelf.store.pass(&PassOptions::default()).is_err() && !shelf.has(&kept));
+    fs::remove_file(&files).unwrap();
+    fs::rename(&away, &files).unwrap();
+    assert_eq!(shelf.store.pass(&PassOptions::default()).unwrap().links.link_count, 2);
+}
+
+#[test]
 fn a_dry_run_says_what_goes_and_what_is_in_use() {
     let shelf = shelf();
     let (partial, used) = (partial(&shelf), shelf.keep("a/used", 2, 20, 20));
