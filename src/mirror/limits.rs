@@ -80,7 +80,8 @@ impl Disk {
 
     /// Takes note of a failure.
     pub(super) fn failed(&self, error: &StoreError) {
-        if let StoreError::ReadOnly { .. } = error {
+        // The disk has not failed; one who reads what is larger than the whole cache is no reason to buy another.
+        if matches!(error, StoreError::ReadOnly { .. } | StoreError::TooLarge { .. }) {
             return;
         }
         metrics().disk_errors.inc();

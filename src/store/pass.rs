@@ -170,7 +170,7 @@ impl Store {
     /// Makes sure that `len` bytes more can be kept without passing a limit, evicting if it must. BLOCKING when it must.
     ///
     /// `held_len` is what the object that they are for takes already: one that would be larger than the whole cache gets no more, and
-    /// nothing goes for it.
+    /// nothing goes for it (`TooLarge`).
     ///
     /// `false`: there is no such room, for what is kept is pinned, in use or too little; serve without keeping. Nothing is
     /// reserved, so ask shortly before writing, and not for more than that.
@@ -182,11 +182,13 @@ impl Store {
         let mut passes = self.passes();
         // Those before us in the queue may have made the room.
         let Some(need) = limits.need(&passes.settled(self.level()?), len) else { return Ok(true) };
-        if passes.fruitless.is_some_and(|at| at.elapsed() < FRUITLESS_PAUSE) {
-            return Ok(false);
-        }
-        if need.reason == Reason::MaxSize && len.saturating_add(held_len) > limits.kept_len_max {
+        let len_after = len.saturating_add(held_len);
+        if need.reason == Reason::MaxSize && len_after > limits.kept_len_max {
             // All else would go, and it would still not fit.
+            let what = "an object that is larger than eviction.max_size".to_owned();
+            return Err(StoreError::TooLarge { what, len: len_after, len_max: limits.kept_len_max });
+        }
+        if passes.fruitless.is_some_and(|at| at.elapsed() < FRUITLESS_PAUSE) {
             return Ok(false);
         }
         let pass = self.pass_alone(&mut passes, &PassOptions { coming_len: len, sweep: Sweep::Nothing })?;

@@ -338,8 +338,9 @@ fn room_is_made_for_what_comes() {
     shelf.limit(Strategy::Lru, room(3));
     assert!(!shelf.store.needs_pass().unwrap());
     assert!(shelf.store.make_room(MIB, 0).unwrap() && shelf.has(&old));
-    assert!(!shelf.store.make_room(9 * MIB, 0).unwrap() && shelf.has(&old), "not for what could never fit");
-    assert!(!shelf.store.make_room(2 * MIB, 7 * MIB).unwrap() && shelf.has(&old), "nor for more of what does not");
+    let is_too_large = |len, held_len| matches!(shelf.store.make_room(len, held_len), Err(StoreError::TooLarge { .. }));
+    assert!(is_too_large(9 * MIB, 0) && shelf.has(&old), "not for what could never fit");
+    assert!(is_too_large(2 * MIB, 7 * MIB) && shelf.has(&old), "nor for more of what does not");
     let made = shelf.store.make_room(3 * MIB, 0).unwrap();
     assert!(made && !shelf.has(&old), "{made} {}", shelf.store.kept_len());
     assert!(shelf.store.kept_len() < MIB);
