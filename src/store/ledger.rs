@@ -90,10 +90,10 @@ impl Ledger {
     /// Looks at files that may have changed, come or gone.
     fn look_again(&mut self, blobs: &Path, mut oids: BTreeSet<PackedOid>) {
         oids.append(&mut self.unsettled);
-        let now = SystemTime::now();
         for oid in oids {
             let name = format!("{:02x}", oid.first_byte());
-            let seen = Entry::of(&blobs.join(&name), &oid);
+            // One that cannot be looked at, not even to see whether it is there, is what it was.
+            let Ok(seen) = Entry::of(&blobs.join(&name), &oid) else { continue };
             let dir = self.dirs.get_or_insert_default().entry(name.into()).or_default();
             match (seen, find(dir, &oid)) {
                 (Some(entry), Ok(index)) => dir[index] = entry,
@@ -103,7 +103,7 @@ impl Ledger {
                 }
                 (None, Err(_)) => {}
             }
-            self.looked_at(seen.as_slice(), now);
+            self.looked_at(seen.as_slice());
         }
     }
 
@@ -123,21 +123,22 @@ impl Ledger {
             if looks >= looks_max {
                 break;
             }
-            let now = SystemTime::now();
             let dir = list(&blobs.join(&name))?;
             looks += dir.len() as u64;
-            self.looked_at(&dir, now);
+            self.looked_at(&dir);
             self.turn.clone_from(&name);
             self.dirs.get_or_insert_default().insert(name, dir);
         }
         Ok(())
     }
 
-    fn looked_at(&mut self, seen: &[Entry], now: SystemTime) {
+    fn looked_at(&mut self, seen: &[Entry]) {
         self.looked_count += seen.len() as u64;
         let room = UNSETTLED_MAX.saturating_sub(self.unsettled.len());
-        let settled_ms = place::unix_ms(now).saturating_sub(SETTLE.as_millis() as u64);
-        self.unsettled.extend(seen.iter().filter(|entry| entry.arrived_ms > settled_ms).take(room).map(|entry| entry.oid));
+        let (now_ms, settle_ms) = (place::unix_ms(SystemTime::now()), SETTLE.as_millis() as u64);
+        // Both ways, for clocks differ; but what was written in a future far away was not written a moment ago.
+        let is_new = |entry: &&Entry| entry.arrived_ms.abs_diff(now_ms) < settle_ms;
+        self.unsettled.extend(seen.iter().filter(is_new).take(room).map(|entry| entry.oid));
     }
 
     /// Notes that a client has read the object at this time, which was written down too.
@@ -160,8 +161,11 @@ impl Ledger {
 
 impl Entry {
     /// Looks at an object's file; none when it is not there.
-    pub(super) fn of(dir: &Path, oid: &PackedOid) -> Option<Entry> {
-        fs::symlink_metadata(dir.join(oid.oid().as_str())).ok().map(|meta| Entry::new(*oid, &meta))
+    pub(super) fn of(dir: &Path, oid: &PackedOid) -> io::Result<Option<Entry>> {
+        match fs::symlink_metadata(dir.join(oid.oid().as_str())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            meta => meta.map(|meta| Some(Entry::new(*oid, &meta))),
+        }
     }
 
     fn new(oid: PackedOid, meta: &fs::Metadata) -> Entry {
@@ -246,6 +250,37 @@ mod tests {
         assert_eq!(ledger.entries().count(), 0, "nothing is known after an error");
         ledger.update(blobs.path(), some(&[]), Trust::All).unwrap();
         assert_eq!(ledger.entries().count(), 298);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_what_it_was() {
+        let blobs = tempfile::tempdir().unwrap();
+        let oid = put(blobs.path(), 7, 1, false);
+        let mut ledger = Ledger::default();
+        ledger.update(blobs.path(), some(&[]), Trust::All).unwrap();
+        // A link to itself leads to an error that is not "not there", for root too.
+        let dir = blobs.path().join("07");
+        fs::remove_dir_all(&dir).unwrap();
+        std::os::unix::fs::symlink(&dir, &dir).unwrap();
+        ledger.update(blobs.path(), some(&[oid]), Trust::All).unwrap();
+        assert_eq!(ledger.entries().count(), 1);
+        fs::remove_file(&dir).unwrap();
+        ledger.update(blobs.path(), some(&[oid]), Trust::All).unwrap();
+        assert_eq!(ledger.entries().count(), 0);
+    }
+
+    #[test]
+    fn what_comes_from_the_future_is_not_looked_at_for_ever() {
+        let blobs = tempfile::tempdir().unwrap();
+        let oid = put(blobs.path(), 7, 1, false);
+        let times = fs::FileTimes::new().set_modified(SystemTime::now() + Duration::from_secs(3600));
+        let path = blobs.path().join("07").join(oid.oid().as_str());
+        fs::File::options().write(true).open(path).unwrap().set_times(times).unwrap();
+        let mut ledger = Ledger::default();
+        for looked_count in [1, 0] {
+            ledger.update(blobs.path(), some(&[]), Trust::All).unwrap();
+            assert_eq!(ledger.looked_count(), looked_count);
+        }
     }
 
     #[test]

@@ -449,7 +449,8 @@ impl Store {
         }
         let read_ms = self.recency.since_flush(oid).map_or(0, place::unix_ms);
         let path = self.place.blob(oid);
-        let now = whole(&Entry::of(path.parent()?, &victim.oid)?);
+        let Ok(seen) = Entry::of(path.parent()?, &victim.oid) else { return Some(*victim) };
+        let now = whole(&seen?);
         Some(Candidate { read_ms: now.read_ms.max(read_ms), ..now })
     }
 
