@@ -288,7 +288,7 @@ async fn cold_parts_of_what_is_read_all_the_time_go_alone() {
 async fn a_dry_run_asks_the_server_and_tells_of_parts() {
     let hub = FakeHub::start().await;
     let large = noise(62, 64 * MIB);
-    let oid = hub.model("acme/large").lfs("w.bin", &large).commit("first").oid("w.bin");
+    hub.model("acme/large").lfs("w.bin", &large).commit("first");
     let folder = tempfile::tempdir().expect("a temporary directory");
     let root = folder.path().join("repos");
     let mirror = limited(&hub, &root, 32).set("eviction.interval", "1d").start().await;
@@ -298,7 +298,8 @@ async fn a_dry_run_asks_the_server_and_tells_of_parts() {
         assert!(part.status == 206 && part.whole && part.body == large[span.clone()], "{span:?}: {}", part.status);
     }
     // What nobody knows of until somebody looks.
-    let by_hand = root.join("blobs").join(&oid[..2]).join("f".repeat(64));
+    let by_hand = root.join("blobs/ff").join("f".repeat(64));
+    std::fs::create_dir_all(by_hand.parent().expect("a directory")).expect("its directory");
     std::fs::write(&by_hand, noise(63, 16 * MIB)).expect("a file that was put there");
     let repos = root.display().to_string();
     let gc = async |dry_run: bool| {
@@ -319,9 +320,12 @@ async fn a_dry_run_asks_the_server_and_tells_of_parts() {
     }
     assert!(would["objects"] == 0 && would["parts"].as_u64() >= Some(8), "{would}");
     let done = gc(false).await;
-    for key in ["reason", "objects", "parts", "bytes", "objects_in_use", "kept_objects", "kept_bytes"] {
+    for key in ["reason", "objects", "parts", "bytes", "objects_in_use", "kept_objects"] {
         assert_eq!(done[key], would[key], "{key}: {done} {would}");
     }
+    // Some file systems count what a file takes beside its content only as it is written back.
+    let kept_len = |told: &serde_json::Value| told["kept_bytes"].as_u64().expect("a number");
+    assert!(kept_len(&done).abs_diff(kept_len(&would)) <= 64 << 10, "{done} {would}");
     assert!(by_hand.exists());
     let part = mirror.get_range(target, "bytes=0-4194303").await;
     assert!(part.status == 206 && part.body == large[..4 * MIB], "what went comes again");

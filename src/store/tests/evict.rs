@@ -287,19 +287,21 @@ struct Fake {
     warm: Oid,
     used: Oid,
     forgotten: Mutex<Vec<Oid>>,
+    let_go: Mutex<Vec<Oid>>,
 }
 
 impl Borrower for Fake {
     fn let_go(&self, oid: &Oid) -> Loan {
+        self.let_go.lock().unwrap().push(*oid);
+        self.loan(oid)
+    }
+
+    fn loan(&self, oid: &Oid) -> Loan {
         match oid {
             oid if *oid == self.warm => Loan::Idle,
             oid if *oid == self.used => Loan::InUse,
             _ => Loan::None,
         }
-    }
-
-    fn loan(&self, oid: &Oid) -> Loan {
-        self.let_go(oid)
     }
 
     fn forget(&self, oid: &Oid) {
@@ -317,12 +319,17 @@ impl Borrower for Fake {
 fn warm_objects_go_and_used_ones_stay() {
     let shelf = shelf();
     let (warm, used) = (shelf.keep("a/warm", 1, 9, 9), shelf.keep("a/used", 1, 8, 8));
-    let borrower = Arc::new(Fake { warm, used, forgotten: Mutex::default() });
+    let borrower = Arc::new(Fake { warm, used, forgotten: Mutex::default(), let_go: Mutex::default() });
     shelf.store.set_borrower(borrower.clone());
     let still_open = shelf.store.existing(&warm).unwrap().unwrap();
     shelf.limit(Strategy::Lru, 1);
+    let would = shelf.store.would_pass(&PassOptions { sweep: Sweep::All, coming_len: 0 }).unwrap();
+    assert_eq!(*borrower.let_go.lock().unwrap(), [], "a dry run leaves warm what is warm");
     let pass = shelf.pass();
     assert_eq!((shelf.has(&warm), shelf.has(&used)), (false, true), "{pass:?}");
+    let told = |pass: &Pass| (pass.evicted_count, pass.evicted_len, pass.in_use_count);
+    assert_eq!(told(&would), told(&pass));
+    assert_eq!(*borrower.let_go.lock().unwrap(), [warm, used]);
     // Who had it open reads on, and the next one begins anew.
     assert_eq!(still_open.read(0..4).unwrap().len(), 4);
     assert!(still_open.is_gone());

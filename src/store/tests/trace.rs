@@ -25,6 +25,8 @@ const PARTIAL_MIB: u64 = 128;
 const PARTS_MAX: u64 = 60;
 /// Below this an object goes as a whole.
 const SPLIT_LEN_MIN: u64 = 16 * MIB;
+/// By which the sum of what files take may differ from one look to the next; less than what a need has to spare.
+const BESIDE_LEN_MAX: u64 = MIB / 4;
 /// Far above what is there: what comes is said to be as much as it takes to pass it.
 const KEPT_LEN_MAX: u64 = 1 << 40;
 
@@ -241,7 +243,10 @@ impl Trace {
         let options = PassOptions { coming_len: KEPT_LEN_MAX - kept_len + need_len, sweep };
         let would = self.store.would_pass(&options).unwrap();
         let pass = self.store.pass(&options).unwrap();
-        assert_eq!((pass.kept_len, pass.need.map(|need| need.len)), (kept_len, Some(need_len)), "{pass:?}");
+        // A file system may count what a file takes beside its blocks only later.
+        let is_about = |len: u64, expected: u64| len.abs_diff(expected) <= BESIDE_LEN_MAX;
+        let is_needed = pass.need.is_some_and(|need| is_about(need.len, need_len));
+        assert!(is_about(pass.kept_len, kept_len) && is_needed, "{kept_len} {need_len} {pass:?}");
         let told = |pass: &Pass| (pass.blob_count, pass.pinned_count, pass.evicted_count, pass.part_count, pass.in_use_count);
         assert_eq!(told(&would), told(&pass), "a dry run tells the same: {would:?} {pass:?}");
 
