@@ -111,14 +111,17 @@ async fn wrong_bytes_are_told_and_a_receiver_that_fails_is_told_again() {
 async fn a_disk_that_cannot_be_kept_within_its_limit_is_told() {
     let hub = FakeHub::start().await;
     hub.model("acme/m").lfs("w.bin", noise(10, 4 << 20)).commit("first");
+    hub.model("acme/n").lfs("w.bin", noise(12, 4 << 20)).commit("first");
     let mut receiver = Receiver::start(&[]).await;
-    let options = receiver.mirror(&hub).set("eviction.max_size", "1MiB").set("eviction.interval", "1s");
+    let options = receiver.mirror(&hub).set("eviction.max_size", "6MiB").set("eviction.interval", "1s");
     let mirror = options.start().await;
-    // What is pinned stays, so nothing can be freed.
+    // What is pinned stays, so nothing can be freed for another that would fit alone.
     let repos = mirror.repos().display().to_string();
     let (code, stderr, _) = crate::harness::dingospeed(&["pin", "acme/m", "--repos", &repos], &[]).await;
     assert_eq!(code, Some(0), "{stderr}");
-    assert!(mirror.get("/acme/m/resolve/main/w.bin").await.whole);
+    for repo in ["m", "n"] {
+        assert!(mirror.get(&format!("/acme/{repo}/resolve/main/w.bin")).await.whole);
+    }
     let told = receiver.next().await;
     assert_eq!((told["alarm"].as_str(), told["state"].as_str()), (Some("disk"), Some("firing")), "{told}");
 }
