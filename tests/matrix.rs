@@ -281,11 +281,13 @@ async fn the_hub_breaks() {
 #[tokio::test]
 async fn a_cdn_that_is_not_there_is_an_error_and_then_forgotten() {
     let cell = Cell::new().await;
+    cell.hub.token("hf_else");
     // A port that speaks no TLS, and a name that no resolver knows.
     let no_tls = cell.hub.cdn_url().replace("http://", "https://") + "/x";
     for (place, named) in [(no_tls.as_str(), "127.0.0.1"), ("http://cdn.invalid/x", "cdn.invalid")] {
         let mirror = cell.mirror().set("upstream.allowed_hosts", "cdn.invalid").start().await;
-        assert_eq!(mirror.head(LARGE).await.status, 200);
+        // Known to the mirror through somebody else, whose URL is not this caller's.
+        assert_eq!(mirror.ask("HEAD", LARGE, &["Authorization: Bearer hf_else"]).await.status, 200);
         cell.hub.fault("w.bin").on_hub().redirect_to(place);
         let answer = ask(&mirror, LARGE, &None).await;
         cell.judge(place, Error, &answer, &cell.large);

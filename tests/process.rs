@@ -375,3 +375,28 @@ async fn blocks_are_counted_as_what_they_were() {
     }
     assert_eq!((count("hit").await, count("joined").await), (8.0, 0.0));
 }
+
+#[tokio::test]
+async fn blocks_that_come_before_a_slow_client_takes_them_are_no_hits() {
+    let hub = FakeHub::start().await;
+    let bytes = noise(24, 24 << 20).to_vec();
+    hub.model("acme/m").lfs("w.bin", &bytes).commit("first");
+    let mirror = Mirror::start(&hub).await;
+    let count = async |name: &str| mirror.metrics().await.of(&format!("dingospeed_blocks_{name}_total"));
+    let filled = async |blocks: f64| {
+        while count("filled").await < blocks {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let target = "/acme/m/resolve/main/w.bin";
+    assert_eq!(mirror.get_range(target, "bytes=16777216-16777225").await.status, 206);
+    filled(1.0).await;
+
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", target, &[]).await;
+    // More than the sockets hold.
+    filled(24.0).await;
+    assert!(connection.response("GET").await.body == bytes);
+    // But the one that was there is.
+    assert_eq!((count("hit").await, count("filled").await, count("joined").await), (1.0, 24.0, 0.0));
+}

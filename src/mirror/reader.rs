@@ -28,6 +28,8 @@ const TRICKLE_LEN_MAX: u64 = 4 << 10;
 const TAIL_LEN: u64 = 256 << 10;
 /// A trickle is this part of what is left, so that something is always left: the last byte waits for the verdict.
 const TRICKLE_PART: u64 = 64;
+/// Of so many ranges of absent blocks a reader knows; behind them, all counts as absent.
+const ABSENT_RANGES_MAX: usize = 256;
 /// Hashing takes about a second per GiB; a disk that needs longer than this for an object is out of order.
 const VERDICT_WAIT_MAX: Duration = Duration::from_secs(900);
 
@@ -53,8 +55,10 @@ struct Kept {
     /// Where the span began, and how far of it was given.
     began: u64,
     position: u64,
-    /// The block it read from last; one that was there when the reader came is a hit.
+    /// The block it read from last.
     last_block: Option<u64>,
+    /// The blocks that were absent when it wished. They are no hits, even if they have come before the reader comes to them.
+    absent: Vec<Range<u64>>,
     /// When it began to wait for the verdict on the whole.
     awaits_verdict_since: Option<Instant>,
     /// Gives copies, not the pages of the file. The last one is held, for its memory: new memory for each would be zeroed by the
@@ -73,6 +77,7 @@ impl Reader {
                 began: 0,
                 position: 0,
                 last_block: None,
+                absent: Vec::new(),
                 awaits_verdict_since: None,
                 copies: None,
             }),
@@ -229,6 +234,22 @@ impl Kept {
         }
     }
 
+    /// Keeps which of `blocks` are absent.
+    fn note_absent(&mut self, blocks: Range<u64>) {
+        if !self.absent.is_empty() {
+            return;
+        }
+        let mut from = blocks.start;
+        while let Some(absent) = self.fill.object.missing(from..blocks.end) {
+            from = absent.end;
+            self.absent.push(absent);
+            if self.absent.len() == ABSENT_RANGES_MAX {
+                self.absent.push(from..blocks.end);
+                break;
+            }
+        }
+    }
+
     async fn read(&mut self, span: &Range<u64>) -> Result<Option<Bytes>, MirrorError> {
         let fill = self.fill.clone();
         let object = &fill.object;
@@ -255,18 +276,18 @@ impl Kept {
                     if !self.make_usable(block, position..end).await? {
                         continue;
                     }
-                    if self.last_block != Some(block) {
+                    if self.last_block != Some(block) && !self.absent.iter().any(|blocks| blocks.contains(&block)) {
                         metrics().blocks_hit.inc();
                     }
                     end
                 }
                 Found::Landed(landed) => landed.min(span.end).min(position + len_max),
                 Found::Nothing => {
-                    self.last_block = Some(block);
                     if self.ticket.is_none() {
                         if let Some(error) = fill.limits.disk.full() {
                             return Err(error.into());
                         }
+                        self.note_absent(block..object.blocks().of_offset(span.end - 1) + 1);
                         self.ticket = Some(fill.want(span.clone()));
                         continue;
                     }
