@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fake_hub::FakeHub;
+use fake_hub::{FakeHub, noise};
 use tokio::sync::Barrier;
 
 use crate::harness::{Mirror, Sum};
@@ -119,6 +119,30 @@ async fn the_first_byte_does_not_wait_for_the_file() {
     };
     let piece = tokio::time::timeout(Duration::from_secs(10), first).await;
     assert!(piece.is_ok_and(|piece| piece.is_some()), "no byte within 10 s");
+}
+
+#[tokio::test]
+async fn what_has_come_is_passed_on_while_upstream_is_silent() {
+    let hub = FakeHub::start().await;
+    let bytes = noise(77, 3 * MIB as usize);
+    hub.model("acme/large").lfs("weights.safetensors", &bytes).commit("weights");
+    // Ends neither a block nor a piece.
+    let gate = hub.fault("weights").on_cdn().times(1).hold_after(1_700_000);
+    let mirror = Mirror::of(&hub).set("upstream.read_timeout", "60s").set("fetch.connections_per_object", 1).start().await;
+
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", FILE, &[]).await;
+    assert_eq!(connection.head("GET").await.expect("an answer").0, 200);
+    let mut body = Vec::new();
+    while body.len() < 1_700_000 {
+        let piece = tokio::time::timeout(Duration::from_secs(10), connection.piece()).await;
+        body.extend_from_slice(&piece.expect("a client would have given up").expect("no cut").expect("no end"));
+    }
+    gate.release();
+    while let Some(piece) = connection.piece().await.expect("no cut") {
+        body.extend_from_slice(&piece);
+    }
+    assert!(body == bytes);
 }
 
 /// What upstream sends of a long file after its one client left early, once all is quiet.

@@ -11,7 +11,9 @@ use super::limits::Turn;
 use crate::metrics::metrics;
 use crate::source::SourceError;
 use rand::RngExt;
+use std::mem;
 use std::ops::{ControlFlow, Range};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -304,17 +306,34 @@ async fn carry_run(fill: &Arc<Fill>, load: &mut Load, feed: &mut Feed) -> Result
     let mut settled = Instant::now();
     loop {
         // What was received before a break is kept, so the error waits until the piece is written.
-        let outcome = feed.take(piece_end, &mut piece).await.and_then(|more| feed.check_pace().map(|()| more));
+        let outcome = {
+            let mut next = pin!(feed.next(piece_end));
+            let came = match piece.is_empty() {
+                true => Some(next.as_mut().await),
+                // Upstream may be silent for long, while clients wait for what is here.
+                false => tokio::time::timeout(PIECE_HELD_MAX.saturating_sub(settled.elapsed()), next.as_mut()).await.ok(),
+            };
+            let came = match came {
+                Some(came) => came,
+                None => {
+                    if settle(fill, load, &mut piece).await?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    settled = Instant::now();
+                    next.await
+                }
+            };
+            came.map(|bytes| bytes.map(|bytes| piece.extend_from_slice(bytes)).is_some())
+        };
+        let outcome = outcome.and_then(|more| feed.check_pace().map(|()| more));
         let ended = !matches!(outcome, Ok(true)) || load.offset + piece.len() as u64 == piece_end;
         let due = ended || settled.elapsed() > PIECE_HELD_MAX;
         if due && !piece.is_empty() {
-            let (buffer, flow) = settle(fill, load, piece).await?;
-            piece = buffer;
-            settled = Instant::now();
-            load.piece_len = (load.piece_len * 2).min(PIECE_LEN_MAX);
-            if flow.is_break() {
+            if settle(fill, load, &mut piece).await?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
+            settled = Instant::now();
+            load.piece_len = (load.piece_len * 2).min(PIECE_LEN_MAX);
         }
         match outcome {
             _ if load.offset == load.end => return Ok(ControlFlow::Continue(())),
@@ -327,12 +346,13 @@ async fn carry_run(fill: &Arc<Fill>, load: &mut Load, feed: &mut Feed) -> Result
 }
 
 /// Writes a piece, publishes the blocks it completes, and tells the readers. Breaks when nobody wants what follows.
-async fn settle(fill: &Arc<Fill>, load: &mut Load, piece: Vec<u8>) -> Result<(Vec<u8>, ControlFlow<()>), MirrorError> {
-    let (offset, crc) = (load.offset, load.crc);
+async fn settle(fill: &Arc<Fill>, load: &mut Load, piece: &mut Vec<u8>) -> Result<ControlFlow<()>, MirrorError> {
+    let (offset, crc, full) = (load.offset, load.crc, mem::take(piece));
     let keeper = fill.clone();
     // Writing may wait for the disk, so it is done off the event loop.
-    let written = tokio::task::spawn_blocking(move || write(&keeper, offset, crc, piece));
+    let written = tokio::task::spawn_blocking(move || write(&keeper, offset, crc, full));
     let (buffer, offset, crc, finished) = written.await??;
+    *piece = buffer;
     load.come_to(offset, crc, finished);
     fill.set_trouble(None);
     if let Some(run) = &load.run {
@@ -342,9 +362,8 @@ async fn settle(fill: &Arc<Fill>, load: &mut Load, piece: Vec<u8>) -> Result<(Ve
     let goes_on = offset < load.end && !load.in_stream;
     let at_block_start =
         finished && offset == object.blocks().span(object.blocks().of_offset(offset.min(object.size() - 1))).start;
-    let flow =
-        if goes_on && !fill.is_wanted(offset, at_block_start) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-    Ok((buffer, flow))
+    let is_over = goes_on && !fill.is_wanted(offset, at_block_start);
+    Ok(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
 /// Returns the emptied buffer, the new offset and checksum, and whether a block was finished.

@@ -2,6 +2,7 @@
 
 use crate::metrics::metrics;
 use crate::source::{Body, SourceError};
+use bytes::Bytes;
 use std::time::{Duration, Instant};
 
 /// A connection that brings less than this in so long is given up for another one.
@@ -13,7 +14,9 @@ pub(super) struct Feed {
     /// Where in the object the next byte lies.
     offset: u64,
     /// What came with the last bytes that were taken, and lies behind them. Less than one of upstream's chunks.
-    rest: Vec<u8>,
+    rest: Bytes,
+    /// What was last taken of that.
+    taken: Bytes,
     since: Instant,
     brought: u64,
 }
@@ -21,38 +24,33 @@ pub(super) struct Feed {
 impl Feed {
     /// A body whose first byte is the object's at `offset`.
     pub(super) fn new(body: Body, offset: u64) -> Feed {
-        Feed { body, offset, rest: Vec::new(), since: Instant::now(), brought: 0 }
+        Feed { body, offset, rest: Bytes::new(), taken: Bytes::new(), since: Instant::now(), brought: 0 }
     }
 
-    /// Appends the next bytes to `piece`, none that lie at `end` or behind. False when the body has ended.
-    pub(super) async fn take(&mut self, end: u64, piece: &mut Vec<u8>) -> Result<bool, SourceError> {
+    /// The next bytes, none that lie at `end` or behind; `None` when the body has ended.
+    pub(super) async fn next(&mut self, end: u64) -> Result<Option<&[u8]>, SourceError> {
         let room = (end - self.offset) as usize;
         if !self.rest.is_empty() {
-            let len = self.rest.len().min(room);
-            piece.extend_from_slice(&self.rest[..len]);
-            self.rest.drain(..len);
-            self.offset += len as u64;
-            return Ok(true);
+            self.taken = self.rest.split_to(self.rest.len().min(room));
+            self.offset += self.taken.len() as u64;
+            return Ok(Some(&self.taken));
         }
-        let Some(chunk) = self.body.chunk().await? else { return Ok(false) };
+        let Some(chunk) = self.body.chunk().await? else { return Ok(None) };
         metrics().received("block", chunk.len() as u64);
-        let (taken, rest) = chunk.split_at(chunk.len().min(room));
-        piece.extend_from_slice(taken);
-        self.rest.extend_from_slice(rest);
-        self.offset += taken.len() as u64;
         self.brought += chunk.len() as u64;
-        Ok(true)
+        let (taken, rest) = chunk.split_at(chunk.len().min(room));
+        self.rest = Bytes::copy_from_slice(rest);
+        self.offset += taken.len() as u64;
+        Ok(Some(taken))
     }
 
     /// Throws away what lies before `offset`.
     pub(super) async fn skip_to(&mut self, offset: u64) -> Result<(), SourceError> {
-        let mut skipped = Vec::new();
         while self.offset < offset {
-            if !self.take(offset, &mut skipped).await? {
+            if self.next(offset).await?.is_none() {
                 return Err(self.ended_before(offset));
             }
             self.check_pace()?;
-            skipped.clear();
         }
         Ok(())
     }
