@@ -33,6 +33,8 @@ pub struct Answered {
     pub status: u16,
     /// Of the body.
     pub sent_len: u64,
+    /// Those of them that [`Metrics::sent`] has counted.
+    pub counted_len: u64,
     /// From the head of the request to the first byte of the body, or of the answer if it has none.
     pub first_byte: Duration,
     /// From the head of the request to the end of the answer.
@@ -173,13 +175,22 @@ pub fn metrics() -> &'static Metrics {
 impl Metrics {
     /// Counts one answered request.
     pub fn answered(&self, answered: &Answered) {
+        self.with_route(answered.route, |of_route| of_route.count(answered));
+    }
+
+    /// Counts bytes of a body that were sent, while more are to come.
+    pub fn sent(&self, route: &'static str, len: u64) {
+        self.with_route(route, |of_route| of_route.sent_bytes.inc_by(len));
+    }
+
+    fn with_route(&self, route: &'static str, count: impl FnOnce(&OfRoute)) {
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
-        match routes.get(answered.route) {
-            Some(of_route) => of_route.count(answered),
+        match routes.get(route) {
+            Some(of_route) => count(of_route),
             None => {
                 drop(routes);
                 let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-                routes.entry(answered.route).or_insert_with(|| self.of_route(answered.route)).count(answered);
+                count(routes.entry(route).or_insert_with(|| self.of_route(route)));
             }
         }
     }
@@ -363,7 +374,7 @@ impl Metrics {
 impl OfRoute {
     fn count(&self, answered: &Answered) {
         self.requests[class(answered.status)].inc();
-        self.sent_bytes.inc_by(answered.sent_len);
+        self.sent_bytes.inc_by(answered.sent_len.saturating_sub(answered.counted_len));
         self.seconds.observe(answered.took.as_secs_f64());
         self.first_byte_seconds.observe(answered.first_byte.as_secs_f64());
         if answered.sent_len >= RATE_LEN_MIN {
@@ -423,8 +434,9 @@ mod tests {
     fn what_is_counted_is_encoded() {
         let metrics = metrics();
         let (first_byte, took) = (Duration::from_millis(3), Duration::from_millis(10));
-        metrics.answered(&Answered { route: "test", status: 206, sent_len: 7, first_byte, took });
-        metrics.answered(&Answered { route: "test", status: 999, sent_len: 1 << 20, first_byte, took });
+        metrics.sent("test", 5);
+        metrics.answered(&Answered { route: "test", status: 206, sent_len: 7, counted_len: 5, first_byte, took });
+        metrics.answered(&Answered { route: "test", status: 999, sent_len: 1 << 20, counted_len: 0, first_byte, took });
         metrics.asked_upstream("test", Some(429), took);
         metrics.asked_upstream("test", None, took);
         metrics.received("test", 5);

@@ -239,16 +239,42 @@ async fn what_does_not_fit_is_served_past_the_disk() {
     let s = setup([2, 20, 1]).await;
     let mirror = limited(&s.hub, &s.repos(), 6).start().await;
     s.get(&mirror, 0).await;
-    // The whole of it arrives, though the limit holds.
+    // The whole of it arrives, and of what is kept nothing goes for it: it would not fit into all of the room.
     s.get(&mirror, 1).await;
-    let kept = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(s.blob(1)).expect("as much as fits")) * 512;
-    assert!(kept < 8 * MIB as u64, "{kept} bytes of it are kept");
-    assert!(mirror.metrics().await.of("dingospeed_served_through_total") >= 1.0);
+    let kept = std::fs::metadata(s.blob(1)).map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512);
+    assert!(kept < MIB as u64, "{kept} bytes of it are kept");
+    let metrics = mirror.metrics().await;
+    assert!(metrics.of("dingospeed_served_through_total") >= 1.0);
+    assert_eq!((metrics.sum("dingospeed_evicted_objects_total"), metrics.of("dingospeed_disk_short")), (0.0, 0.0));
     // And the small ones are kept as before.
     s.get(&mirror, 2).await;
     s.hub.clear_log();
     s.get(&mirror, 2).await;
+    s.get(&mirror, 0).await;
     assert_eq!(s.hub.cdn_bytes(), 0);
+}
+
+#[tokio::test]
+async fn parts_of_what_does_not_fit_are_kept_where_there_is_room() {
+    let s = setup([3, 20, 1]).await;
+    let mirror = limited(&s.hub, &s.repos(), 6).start().await;
+    s.get(&mirror, 0).await;
+    let part = async |mib: usize| {
+        let answer = mirror.get_range(&s.files[1].0, &format!("bytes={}-{}", mib * MIB, (mib + 1) * MIB - 1)).await;
+        assert!(answer.status == 206 && answer.whole && answer.body.len() == MIB, "{mib}: {}", answer.status);
+    };
+    part(15).await;
+    s.hub.clear_log();
+    part(15).await;
+    assert_eq!(s.hub.cdn_bytes(), 0);
+    // What does not fit any more is passed on, and pushes nothing out.
+    for mib in [2, 5, 7, 9, 11, 13] {
+        part(mib).await;
+    }
+    s.hub.clear_log();
+    s.get(&mirror, 0).await;
+    assert_eq!(s.hub.cdn_bytes(), 0);
+    assert_eq!(mirror.metrics().await.sum("dingospeed_evicted_objects_total"), 0.0);
 }
 
 #[tokio::test]

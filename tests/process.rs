@@ -396,7 +396,17 @@ async fn blocks_that_come_before_a_slow_client_takes_them_are_no_hits() {
     connection.ask("GET", target, &[]).await;
     // More than the sockets hold.
     filled(24.0).await;
+    // What is on its way counts before it has come.
+    let sent = async || mirror.metrics().await.of("dingospeed_sent_bytes_total{route=\"resolve\"}");
+    while sent().await <= 10.0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(sent().await < bytes.len() as f64);
     assert!(connection.response("GET").await.body == bytes);
+    while sent().await < (bytes.len() + 10) as f64 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(sent().await, (bytes.len() + 10) as f64, "and once only");
     // But the one that was there is.
     assert_eq!((count("hit").await, count("filled").await, count("joined").await), (1.0, 24.0, 0.0));
 }

@@ -10,6 +10,7 @@ use super::fill::{Fill, Run, Stream};
 use super::limits::Turn;
 use crate::metrics::metrics;
 use crate::source::SourceError;
+use crate::store::Room;
 use rand::RngExt;
 use std::mem;
 use std::ops::{ControlFlow, Range};
@@ -107,6 +108,8 @@ struct Load {
     end: u64,
     /// CRC32C of the current block up to `offset`.
     crc: u32,
+    /// For the blocks that are to come.
+    room: Option<Room>,
     piece_len: usize,
     /// How far any try came. To bring the same half of a block again, as a stream does that breaks there, is no progress.
     farthest: u64,
@@ -117,7 +120,8 @@ struct Load {
 impl Load {
     fn new(fill: &Fill, run: Run) -> Load {
         let piece_len = PIECE_LEN_MIN;
-        let mut load = Load { run: None, in_stream: false, offset: 0, end: 0, crc: 0, piece_len, farthest: 0, gained_len: 0 };
+        let mut load =
+            Load { run: None, in_stream: false, offset: 0, end: 0, crc: 0, room: None, piece_len, farthest: 0, gained_len: 0 };
         load.begin(fill, &run.blocks);
         load.run = Some(run);
         load
@@ -142,10 +146,13 @@ impl Load {
         piece_end.min(self.end)
     }
 
-    /// The bytes up to `offset` were written.
-    fn come_to(&mut self, offset: u64, crc: u32, finished: bool) {
+    /// The bytes up to `offset` were written, and so many published.
+    fn come_to(&mut self, offset: u64, crc: u32, published_len: u64) {
+        if let Some(room) = &mut self.room {
+            room.fill(published_len);
+        }
         // A block is finished once, so that counts wherever it lies.
-        self.gained_len += match finished {
+        self.gained_len += match published_len > 0 {
             true => (offset - self.offset).max(PROGRESS_LEN_MIN),
             false => offset.saturating_sub(self.offset.max(self.farthest)),
         };
@@ -164,7 +171,7 @@ impl Load {
 async fn carry(fill: &Arc<Fill>, run: Run, turn: Turn) -> Ended {
     let mut turn = Some(turn);
     let mut load = Load::new(fill, run);
-    if let Err(error) = make_room(fill, load.end - load.offset).await {
+    if let Err(error) = make_room(fill, &mut load).await {
         return failed(fill, load, &error);
     }
     let mut fruitless = 0;
@@ -185,7 +192,8 @@ async fn carry(fill: &Arc<Fill>, run: Run, turn: Turn) -> Ended {
         if !fill.is_wanted(load.offset.min(load.end - 1), false) {
             return Ended::Over;
         }
-        log::info!("retries fill object={} offset={} try={fruitless} error={error:?}", fill.object.oid(), load.offset);
+        let (oid, offset, said) = (fill.object.oid(), load.offset, error.to_string());
+        log::info!("retries fill object={oid} offset={offset} try={fruitless} error={said:?}");
         // Whoever waits is not at upstream; others may be.
         drop(turn.take());
         tokio::time::sleep(wait).await;
@@ -194,6 +202,9 @@ async fn carry(fill: &Arc<Fill>, run: Run, turn: Turn) -> Ended {
             let Some(run) = fill.claim() else { return Ended::PlaceGivenUp };
             load.begin(fill, &run.blocks);
             (load.run, load.in_stream) = (Some(run), false);
+            if let Err(error) = make_room(fill, &mut load).await {
+                return failed(fill, load, &error);
+            }
         }
     }
 }
@@ -202,14 +213,18 @@ async fn carry(fill: &Arc<Fill>, run: Run, turn: Turn) -> Ended {
 fn failed(fill: &Arc<Fill>, load: Load, error: &MirrorError) -> Ended {
     let blocks = load.blocks(fill);
     let oid = fill.object.oid();
-    log::warn!("failed fill object={oid} blocks={}-{} error={error:?}", blocks.start, blocks.end - 1);
+    // Of the disk others tell, once for all.
+    let level = if matches!(error, MirrorError::Store(_)) { log::Level::Debug } else { log::Level::Warn };
+    log::log!(level, "failed fill object={oid} blocks={}-{} error={:?}", blocks.start, blocks.end - 1, error.to_string());
     fill.fail(&blocks, error);
     Ended::Over
 }
 
-async fn make_room(fill: &Arc<Fill>, len: u64) -> Result<(), MirrorError> {
-    let keeper = fill.clone();
-    tokio::task::spawn_blocking(move || keeper.make_room(len)).await?
+async fn make_room(fill: &Arc<Fill>, load: &mut Load) -> Result<(), MirrorError> {
+    load.room = None;
+    let (keeper, len) = (fill.clone(), load.end - load.offset);
+    load.room = Some(tokio::task::spawn_blocking(move || keeper.make_room(len)).await??);
+    Ok(())
 }
 
 /// Not when the disk cannot tell.
@@ -284,7 +299,7 @@ async fn carry_whole(fill: &Arc<Fill>, load: &mut Load, mut feed: Feed, stream: 
         };
         let len = load.end - load.offset;
         if step.needed {
-            make_room(fill, len).await?;
+            make_room(fill, load).await?;
         } else if !has_room(fill, len.saturating_add(step.ahead.saturating_mul(blocks.block_size))).await {
             // It is only passed: for that nothing goes, neither now nor when what is wanted comes.
             feed.skip_to(load.end).await?;
@@ -351,9 +366,9 @@ async fn settle(fill: &Arc<Fill>, load: &mut Load, piece: &mut Vec<u8>) -> Resul
     let keeper = fill.clone();
     // Writing may wait for the disk, so it is done off the event loop.
     let written = tokio::task::spawn_blocking(move || write(&keeper, offset, crc, full));
-    let (buffer, offset, crc, finished) = written.await??;
+    let (buffer, offset, crc, published_len) = written.await??;
     *piece = buffer;
-    load.come_to(offset, crc, finished);
+    load.come_to(offset, crc, published_len);
     fill.set_trouble(None);
     if let Some(run) = &load.run {
         fill.land(run, offset);
@@ -361,34 +376,34 @@ async fn settle(fill: &Arc<Fill>, load: &mut Load, piece: &mut Vec<u8>) -> Resul
     let object = &fill.object;
     let goes_on = offset < load.end && !load.in_stream;
     let at_block_start =
-        finished && offset == object.blocks().span(object.blocks().of_offset(offset.min(object.size() - 1))).start;
+        published_len > 0 && offset == object.blocks().span(object.blocks().of_offset(offset.min(object.size() - 1))).start;
     let is_over = goes_on && !fill.is_wanted(offset, at_block_start);
     Ok(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
-/// Returns the emptied buffer, the new offset and checksum, and whether a block was finished.
-fn write(fill: &Arc<Fill>, mut offset: u64, mut crc: u32, mut piece: Vec<u8>) -> Result<(Vec<u8>, u64, u32, bool), MirrorError> {
+/// Returns the emptied buffer, the new offset and checksum, and how much was published.
+fn write(fill: &Arc<Fill>, mut offset: u64, mut crc: u32, mut piece: Vec<u8>) -> Result<(Vec<u8>, u64, u32, u64), MirrorError> {
     let object = &fill.object;
-    let mut finished = false;
+    let mut published_len = 0;
     object.write(offset, &piece)?;
     let mut rest: &[u8] = &piece;
     while !rest.is_empty() {
         let block = object.blocks().of_offset(offset);
-        let block_end = object.blocks().span(block).end;
-        let (part, after) = rest.split_at(rest.len().min((block_end - offset) as usize));
+        let span = object.blocks().span(block);
+        let (part, after) = rest.split_at(rest.len().min((span.end - offset) as usize));
         crc = crc32c::crc32c_append(crc, part);
         offset += part.len() as u64;
         rest = after;
-        if offset == block_end {
+        if offset == span.end {
             object.publish(block, crc)?;
             metrics().blocks_filled.inc();
             crc = 0;
-            finished = true;
+            published_len += span.end - span.start;
         }
     }
-    if finished {
+    if published_len > 0 {
         fill.hash_on();
     }
     piece.clear();
-    Ok((piece, offset, crc, finished))
+    Ok((piece, offset, crc, published_len))
 }

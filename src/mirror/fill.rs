@@ -13,7 +13,7 @@ use super::limits::Limits;
 use super::pace::Pace;
 use crate::alarms::{Alarm, raise};
 use crate::metrics::metrics;
-use crate::store::{Blocks, Level, Object, ObjectHasher, Store, StoreError, Verdict};
+use crate::store::{Blocks, Object, ObjectHasher, Room, Store, StoreError, Verdict};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -218,11 +218,9 @@ impl Fill {
     }
 
     /// Makes room for `len` bytes more, or says that there is none. Blocking where others must go for it.
-    pub(super) fn make_room(&self, len: u64) -> Result<(), MirrorError> {
-        match self.store.make_room(len, self.object.present_len())? {
-            true => Ok(()),
-            false => Err(StoreError::NoRoom { what: format!("object {}", self.object.oid()) }.into()),
-        }
+    pub(super) fn make_room(&self, len: u64) -> Result<Room, MirrorError> {
+        let room = self.store.make_room(len, self.object.size())?;
+        Ok(room.ok_or_else(|| StoreError::NoRoom { what: format!("object {}", self.object.oid()) })?)
     }
 
     /// Notes that a reader was given these bytes.
@@ -232,13 +230,16 @@ impl Fill {
 
     /// Whether there is room for `len` bytes more without evicting anything. Blocking.
     pub(super) fn has_room(&self, len: u64) -> Result<bool, MirrorError> {
-        let limits = self.store.limits();
-        if !limits.are_set() {
-            return Ok(true);
-        }
-        let (free_len, total_len) = self.store.space()?;
-        let level = Level { kept_len: self.store.kept_len(), free_len, total_len };
-        Ok(limits.need(&level, len).is_none())
+        Ok(self.store.has_room(len)?)
+    }
+
+    /// The error to expect when a reader wants more than can ever be kept: it is served past the disk from the start, rather than
+    /// when the disk is full of what is of no use to anybody.
+    pub(super) fn cannot_keep(&self, absent_len: u64) -> Option<StoreError> {
+        let len_max = self.store.limits().kept_len_max;
+        let len = self.object.present_len().saturating_add(absent_len);
+        let what = || format!("object {}", self.object.oid());
+        (len_max > 0 && len > len_max).then(|| StoreError::TooLarge { what: what(), len, len_max })
     }
 
     /// A courier that had to wait has its turn.
@@ -346,7 +347,7 @@ impl Fill {
                     Ok(()) => {}
                     Err(error @ (MirrorError::Mismatch { .. } | MirrorError::Rotten { .. })) => fill.flights.end(error),
                     Err(error) => {
-                        log::warn!("cannot verify object={} error={error:?}", fill.object.oid());
+                        log::warn!("cannot verify object={} error={:?}", fill.object.oid(), error.to_string());
                         // Not a failure of the disk to get around: what is not judged is not given out.
                         judging.unjudged = Some(MirrorError::Internal(format!("it cannot be verified: {error}")));
                     }

@@ -205,7 +205,7 @@ impl Reader {
                 return Err(error.into());
             }
             let at = self.span.start;
-            log::info!("serves past the disk object={} from={at}", fill.object.oid());
+            log::info!("serves past the disk object={} from={at} because={:?}", fill.object.oid(), error.to_string());
             // What came from the first byte on is still held to the hash of the whole.
             let start = match kept.began {
                 0 => {
@@ -243,11 +243,16 @@ impl Kept {
         while let Some(absent) = self.fill.object.missing(from..blocks.end) {
             from = absent.end;
             self.absent.push(absent);
-            if self.absent.len() == ABSENT_RANGES_MAX {
+            if self.absent.len() == ABSENT_RANGES_MAX && from < blocks.end {
                 self.absent.push(from..blocks.end);
                 break;
             }
         }
+    }
+
+    fn absent_len(&self) -> u64 {
+        let blocks = self.fill.object.blocks();
+        self.absent.iter().map(|absent| blocks.span(absent.end - 1).end - blocks.span(absent.start).start).sum()
     }
 
     async fn read(&mut self, span: &Range<u64>) -> Result<Option<Bytes>, MirrorError> {
@@ -288,6 +293,9 @@ impl Kept {
                             return Err(error.into());
                         }
                         self.note_absent(block..object.blocks().of_offset(span.end - 1) + 1);
+                        if let Some(error) = fill.cannot_keep(self.absent_len()) {
+                            return Err(error.into());
+                        }
                         self.ticket = Some(fill.want(span.clone()));
                         continue;
                     }

@@ -131,7 +131,14 @@ impl Connection {
 
     fn say(&mut self, cx: &mut Context<'_>, error: &HubError) {
         let (first_byte, took) = (Duration::ZERO, Duration::ZERO);
-        metrics().answered(&Answered { route: "unreadable", status: error.status, sent_len: 0, first_byte, took });
+        metrics().answered(&Answered {
+            route: "unreadable",
+            status: error.status,
+            sent_len: 0,
+            counted_len: 0,
+            first_byte,
+            took,
+        });
         log::info!("refused client={} status={} error={:?}", self.client, error.status, error.message);
         // One try: whoever sends heads like this is not waited for.
         if let Poll::Ready(Ok(_)) = Pin::new(&mut self.inner).poll_write(cx, &raw::answer(error)) {

@@ -66,6 +66,8 @@ pub struct Ctx {
     started: Instant,
     /// From there to the first byte of the body.
     first_byte: Option<Duration>,
+    /// Bytes of the body that the metrics know of.
+    counted_len: u64,
     label: &'static str,
     file: Option<FileInfo>,
     /// The request itself goes upstream.
@@ -385,6 +387,7 @@ impl ProxyHttp for HubProxy {
         Ctx {
             started: Instant::now(),
             first_byte: None,
+            counted_len: 0,
             label: "unknown",
             file: None,
             passes: false,
@@ -470,13 +473,19 @@ impl ProxyHttp for HubProxy {
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<Option<Duration>> {
         if ctx.first_byte.is_none() && body.as_ref().is_some_and(|bytes| !bytes.is_empty()) {
             ctx.first_byte = Some(ctx.started.elapsed());
+        }
+        // A large body takes hours, and shows in the metrics as it goes.
+        let sent_len = session.body_bytes_sent() as u64;
+        if sent_len > ctx.counted_len {
+            metrics().sent(ctx.label, sent_len - ctx.counted_len);
+            ctx.counted_len = sent_len;
         }
         Ok(None)
     }
@@ -549,7 +558,14 @@ impl ProxyHttp for HubProxy {
         let took = ctx.started.elapsed();
         // The mirror's own answers are written at once, head and body.
         let first_byte = ctx.first_byte.unwrap_or(took);
-        metrics().answered(&Answered { route: ctx.label, status, sent_len: sent, first_byte, took });
+        metrics().answered(&Answered {
+            route: ctx.label,
+            status,
+            sent_len: sent,
+            counted_len: ctx.counted_len,
+            first_byte,
+            took,
+        });
         let head = session.req_header();
         let path = head.raw_path().split(|&byte| byte == b'?').next().unwrap_or_default();
         let path = String::from_utf8_lossy(&path[..path.len().min(LOGGED_PATH_MAX)]);

@@ -87,7 +87,6 @@ impl Limits {
     /// Returns what must go so that `coming_len` bytes more can be kept; none while that passes no limit.
     pub fn need(&self, level: &Level, coming_len: u64) -> Option<Need> {
         let used_len = level.total_len.saturating_sub(level.free_len);
-        let percent = |len: u64, percent: u64| (u128::from(len) * u128::from(percent.min(100)) / 100) as u64;
         let mut needs = Vec::new();
         // Each limit as bytes in use: how many there are, how many there may be.
         if self.kept_len_max > 0 {
@@ -105,7 +104,7 @@ impl Limits {
         let mut needs: Vec<Need> = needs.iter().filter_map(need).collect();
         // Room to keep free says nothing of how much is kept, and a share of it may be gone again in a second: here the step to
         // the mark is a share of what is kept.
-        let free_len_min = self.free_len_min.min(level.total_len / 10);
+        let free_len_min = self.free_len_min_of(level);
         if free_len_min > 0 && level.free_len < free_len_min.saturating_add(coming_len) {
             let len_min = free_len_min.saturating_add(coming_len) - level.free_len;
             let step = percent(level.kept_len.max(free_len_min), 100_u64.saturating_sub(self.low_water_percent));
@@ -114,10 +113,32 @@ impl Limits {
         needs.into_iter().max_by_key(|need| need.len)
     }
 
+    /// Returns what could be kept if nothing else were.
+    pub fn largest(&self, level: &Level) -> u64 {
+        let used_len = level.total_len.saturating_sub(level.free_len);
+        let others_len = used_len.saturating_sub(level.kept_len);
+        let mut largest = level.kept_len.saturating_add(level.free_len.saturating_sub(self.free_len_min_of(level)));
+        if self.kept_len_max > 0 {
+            largest = largest.min(self.kept_len_max);
+        }
+        if self.used_percent_max > 0 && level.total_len > 0 {
+            largest = largest.min(percent(level.total_len, self.used_percent_max).saturating_sub(others_len));
+        }
+        largest
+    }
+
+    fn free_len_min_of(&self, level: &Level) -> u64 {
+        self.free_len_min.min(level.total_len / 10)
+    }
+
     /// Tells whether any limit is set.
     pub fn are_set(&self) -> bool {
         self.kept_len_max > 0 || self.used_percent_max > 0 || self.free_len_min > 0
     }
+}
+
+fn percent(len: u64, percent: u64) -> u64 {
+    (u128::from(len) * u128::from(percent.min(100)) / 100) as u64
 }
 
 /// An object that may go, or a part of one.

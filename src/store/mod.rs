@@ -48,6 +48,7 @@ mod recency;
 mod records;
 mod refs;
 mod rename;
+mod room;
 mod secret;
 mod sweep;
 #[cfg(test)]
@@ -75,6 +76,7 @@ pub use pass::{Pass, PassOptions, Sweep};
 pub use pins::Pin;
 pub use records::{BODY_LEN_MAX, Record, RecordKey, Records};
 pub use refs::{KeptAccess, KeptAlias, KeptHolder, KeptRef, Refs};
+pub use room::Room;
 pub use sweep::{Removal, Scope, Swept};
 pub use view::{Blob, Peek, View};
 pub use whole::Verdict;
@@ -122,6 +124,7 @@ pub struct Store {
     /// Whether a part of an object can go.
     makes_holes: OnceLock<bool>,
     kept: Arc<kept::Kept>,
+    rooms: room::Rooms,
     /// Loan through a pass. Taken before any slot of `live`.
     passes: Mutex<pass::Passes>,
 }
@@ -177,6 +180,7 @@ impl Store {
             heat: heat::Heat::default(),
             makes_holes: OnceLock::new(),
             kept: Arc::default(),
+            rooms: room::Rooms::default(),
             passes: Mutex::default(),
         }
     }

@@ -14,12 +14,13 @@ use super::{
     Limits, Object, Store, StoreError,
     borrower::Loan,
     decide::{Hands, Judge, Survey, Taken, whole},
-    evict::{Candidate, Level, Need, Part, Reason},
+    evict::{Candidate, Level, Need, Part},
     heat::{self, Heat},
     kept::Written,
     ledger::{Entry, Ledger, Trust},
     object::punch_hole,
     place,
+    room::Room,
     sweep::{Cursor, Swept, remove_file},
     view::View,
 };
@@ -167,32 +168,42 @@ impl Store {
         Ok(limits.are_set() && limits.need(&self.level()?, 0).is_some())
     }
 
-    /// Makes sure that `len` bytes more can be kept without passing a limit, evicting if it must. BLOCKING when it must.
+    /// Makes room for `len` bytes more of an object of `size` bytes, evicting what it must. BLOCKING when it must.
     ///
-    /// `held_len` is what the object that they are for takes already: one that would be larger than the whole cache gets no more, and
-    /// nothing goes for it (`TooLarge`).
-    ///
-    /// `false`: there is no such room, for what is kept is pinned, in use or too little; serve without keeping. Nothing is
-    /// reserved, so ask shortly before writing, and not for more than that.
-    pub fn make_room(&self, len: u64, held_len: u64) -> Result<bool, StoreError> {
+    /// For one that is larger than all that may be kept nothing goes (`TooLarge`): everything would, and it would still not fit. None:
+    /// there is no such room, for what is kept is pinned, in use or too little; serve without keeping.
+    pub fn make_room(&self, len: u64, size: u64) -> Result<Option<Room>, StoreError> {
         let limits = self.limits();
-        if !limits.are_set() || limits.need(&self.level()?, len).is_none() {
-            return Ok(true);
+        let room = self.rooms.reserve(len);
+        if !limits.are_set() || limits.need(&self.level()?, self.rooms.coming_len()).is_none() {
+            return Ok(Some(room));
         }
         let mut passes = self.passes();
+        let level = passes.settled(self.level()?);
         // Those before us in the queue may have made the room.
-        let Some(need) = limits.need(&passes.settled(self.level()?), len) else { return Ok(true) };
-        let len_after = len.saturating_add(held_len);
-        if need.reason == Reason::MaxSize && len_after > limits.kept_len_max {
-            // All else would go, and it would still not fit.
-            let what = "an object that is larger than eviction.max_size".to_owned();
-            return Err(StoreError::TooLarge { what, len: len_after, len_max: limits.kept_len_max });
+        let coming_len = self.rooms.coming_len();
+        if limits.need(&level, coming_len).is_none() {
+            return Ok(Some(room));
+        }
+        let len_max = limits.largest(&level);
+        if size > len_max {
+            return Err(StoreError::TooLarge {
+                what: "an object that is larger than the cache may be".into(),
+                len: size,
+                len_max,
+            });
         }
         if passes.fruitless.is_some_and(|at| at.elapsed() < FRUITLESS_PAUSE) {
-            return Ok(false);
+            return Ok(None);
         }
-        let pass = self.pass_alone(&mut passes, &PassOptions { coming_len: len, sweep: Sweep::Nothing })?;
-        Ok(!pass.falls_short())
+        let pass = self.pass_alone(&mut passes, &PassOptions { coming_len, sweep: Sweep::Nothing })?;
+        Ok((!pass.falls_short()).then_some(room))
+    }
+
+    /// Tells whether there is room for `len` bytes more without evicting anything. One system call.
+    pub fn has_room(&self, len: u64) -> Result<bool, StoreError> {
+        let limits = self.limits();
+        Ok(!limits.are_set() || limits.need(&self.level()?, self.rooms.coming_len().saturating_add(len)).is_none())
     }
 
     /// Runs a pass. BLOCKING; the first one, and one that sweeps all links, looks at each object's file.

@@ -146,7 +146,7 @@ fn what_is_used_or_pinned_stays() {
     assert_eq!([used, pinned, at_main, free].map(|oid| shelf.has(&oid)), [true, true, true, false], "{pass:?}");
     assert_eq!((pass.in_use_count, pass.pinned_count, pass.falls_short()), (1, 2, true));
     assert!(!shelf.link("a/free").exists() && shelf.link("a/pinned").exists());
-    assert!(!shelf.store.make_room(1, 0).unwrap());
+    assert!(shelf.store.make_room(1, 1).unwrap().is_none());
 
     // The pin of a branch holds where it points now.
     shelf.store.refs().put_ref(&repo("a/main"), "main", &commit('d'), SystemTime::now()).unwrap();
@@ -169,10 +169,10 @@ fn what_was_read_since_it_was_measured_goes_last() {
     shelf.store.touch(&noted);
     shelf.store.flush_reads();
     drop(passes);
-    assert!(shelf.store.make_room(MIB, 0).unwrap());
+    assert!(shelf.store.make_room(MIB, MIB).unwrap().is_some());
     assert_eq!([read, noted, other].map(|oid| shelf.has(&oid)), [true, true, false]);
     // When nothing else is left it goes all the same.
-    assert!(shelf.store.make_room(3 * MIB, 0).unwrap());
+    assert!(shelf.store.make_room(3 * MIB, 3 * MIB).unwrap().is_some());
     assert_eq!([read, noted].map(|oid| shelf.has(&oid)), [false, false]);
 }
 
@@ -185,7 +185,7 @@ fn nothing_goes_for_what_somebody_has_deleted() {
     shelf.pass();
     gone.iter().for_each(|oid| fs::remove_file(shelf.blob(oid)).unwrap());
     // The running total knows nothing of it, nor does a pass for which somebody waits.
-    assert!(shelf.store.make_room(3 * MIB, 0).unwrap());
+    assert!(shelf.store.make_room(3 * MIB, 3 * MIB).unwrap().is_some());
     assert!(shelf.has(&kept) && shelf.store.kept_len() < room(2), "{}", shelf.store.kept_len());
     let pass = shelf.store.pass(&PassOptions { coming_len: 0, sweep: Sweep::Nothing }).unwrap();
     assert_eq!((pass.blob_count, pass.need), (1, None), "they are forgotten: {pass:?}");
@@ -344,13 +344,17 @@ fn room_is_made_for_what_comes() {
     let old = shelf.keep("a/old", 2, 9, 9);
     shelf.limit(Strategy::Lru, room(3));
     assert!(!shelf.store.needs_pass().unwrap());
-    assert!(shelf.store.make_room(MIB, 0).unwrap() && shelf.has(&old));
-    let is_too_large = |len, held_len| matches!(shelf.store.make_room(len, held_len), Err(StoreError::TooLarge { .. }));
-    assert!(is_too_large(9 * MIB, 0) && shelf.has(&old), "not for what could never fit");
-    assert!(is_too_large(2 * MIB, 7 * MIB) && shelf.has(&old), "nor for more of what does not");
-    let made = shelf.store.make_room(3 * MIB, 0).unwrap();
-    assert!(made && !shelf.has(&old), "{made} {}", shelf.store.kept_len());
+    let room_of = |len, size| shelf.store.make_room(len, size).unwrap();
+    assert!(room_of(MIB, 9 * MIB).is_some() && shelf.has(&old), "there is room, also for a part of what does not fit");
+    let too_large = shelf.store.make_room(2 * MIB, 9 * MIB);
+    assert!(matches!(too_large, Err(StoreError::TooLarge { .. })) && shelf.has(&old), "nothing goes for it");
+    let made = room_of(3 * MIB, 3 * MIB);
+    assert!(made.is_some() && !shelf.has(&old), "{made:?} {}", shelf.store.kept_len());
     assert!(shelf.store.kept_len() < MIB);
+    // Room is not given twice, and what is not used is given back.
+    assert!(!shelf.store.has_room(MIB).unwrap());
+    drop(made);
+    assert!(shelf.store.has_room(MIB).unwrap());
 
     // Published blocks count at once, without a pass.
     shelf.keep("a/new", 4, 0, 0);
@@ -392,7 +396,7 @@ fn of_what_is_not_whole_the_cold_blocks_go_first() {
     shelf.limit(Strategy::Lru, room(42));
     assert!(!shelf.store.needs_pass().unwrap());
     // Five parts of two MiB, or one more for what the file itself takes.
-    assert!(shelf.store.make_room(10 * MIB, 0).unwrap());
+    assert!(shelf.store.make_room(10 * MIB, 10 * MIB).unwrap().is_some());
     let left = present(&shelf, &partial);
     assert!((28..=30).contains(&left.len()) && shelf.has(&other), "{left:?}");
     assert_eq!(left[left.len() - 20..], (108..128).collect::<Vec<_>>(), "what was read lately stays");
