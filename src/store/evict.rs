@@ -117,7 +117,7 @@ impl Limits {
     pub fn largest(&self, level: &Level) -> u64 {
         let used_len = level.total_len.saturating_sub(level.free_len);
         let others_len = used_len.saturating_sub(level.kept_len);
-        let mut largest = level.kept_len.saturating_add(level.free_len.saturating_sub(self.free_len_min_of(level)));
+        let mut largest = level.kept_len.saturating_add(level.free_len).saturating_sub(self.free_len_min_of(level));
         if self.kept_len_max > 0 {
             largest = largest.min(self.kept_len_max);
         }
@@ -226,6 +226,24 @@ mod tests {
             u64::MAX,
             Some((Reason::MaxUsedPercent, u64::MAX - 1800, u64::MAX - 2000)),
         );
+    }
+
+    #[test]
+    fn the_largest_that_could_be_kept_leaves_others_what_they_have() {
+        // Others have 600.
+        let level = Level { kept_len: 1000, free_len: 400, total_len: 2000 };
+        let check = |limits: Limits, expected| assert_eq!(limits.largest(&level), expected, "{limits:?}");
+        check(limits(), 1400);
+        check(Limits { kept_len_max: 700, ..limits() }, 700);
+        check(Limits { kept_len_max: 1 << 40, ..limits() }, 1400);
+        check(Limits { used_percent_max: 80, ..limits() }, 1000);
+        check(Limits { used_percent_max: 20, ..limits() }, 0);
+        check(Limits { free_len_min: 100, ..limits() }, 1300);
+        let full = Level { free_len: 50, ..level };
+        assert_eq!(Limits { free_len_min: 100, ..limits() }.largest(&full), 950);
+        // A network file system that does not tell its size.
+        let untold = Level { total_len: 0, ..level };
+        assert_eq!(Limits { kept_len_max: 700, used_percent_max: 50, ..limits() }.largest(&untold), 700);
     }
 
     /// One step in the life of a cache.

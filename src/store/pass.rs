@@ -114,6 +114,8 @@ pub(super) struct Passes {
     /// before is not known.
     pub(super) links_seen: bool,
     fruitless: Option<Instant>,
+    /// The running total is what a pass has counted, and what came and went since.
+    is_measured: bool,
     /// Bytes that were evicted and do not show as free yet.
     settling: Option<(Instant, u64)>,
 }
@@ -185,6 +187,8 @@ impl Store {
         if limits.need(&level, coming_len).is_none() {
             return Ok(Some(room));
         }
+        // Before the first pass the running total is not what is kept.
+        let level = if passes.is_measured { level } else { Level { kept_len: u64::MAX, ..level } };
         let len_max = limits.largest(&level);
         if size > len_max {
             return Err(StoreError::TooLarge {
@@ -280,6 +284,7 @@ impl Store {
         let survey = Survey::of(&view, &passes.ledger)?;
         // What is published while we look may be missed or counted twice; the next pass mends it.
         self.kept.set(survey.pass.kept_len + survey.pass.quarantine_len);
+        passes.is_measured = true;
         let judge = Judge {
             view: &view,
             ledger: &passes.ledger,
