@@ -364,3 +364,51 @@ async fn a_dry_run_asks_the_server_and_tells_of_parts() {
     let part = mirror.get_range(target, "bytes=0-4194303").await;
     assert!(part.status == 206 && part.body == large[..4 * MIB], "what went comes again");
 }
+
+/// What passes know is handed on by a process that ends in good order, to one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_leaves_what_is_known_and_a_crash_does_not() {
+    let setup = setup([1, 2, 1]).await;
+    setup.fill().await;
+    let ledger = setup.repos().join("ledger");
+    let mut mirror = Mirror::of(&setup.hub).repos(&setup.repos()).start().await;
+    let taken_up = |mirror: &Mirror| mirror.log().matches("took up the ledger ").count();
+    // At first the directories have changed a moment ago, and are looked at again.
+    let mut starts = 1;
+    while !mirror.log().contains("took up the ledger objects=3 looked_at=0") {
+        mirror.wait_log("took up the ledger ").await;
+        assert!(!ledger.exists(), "it is used once");
+        assert_eq!(mirror.stop().await.code(), Some(0));
+        assert!(ledger.exists());
+        mirror.restart().await;
+        starts += 1;
+        while taken_up(&mirror) < starts {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(starts < 200, "{}", mirror.log());
+    }
+    assert!(mirror.metrics().await.of("dingospeed_disk_used_bytes") >= 4.0 * MIB as f64);
+    // What goes is not counted any more by the next one, and what comes is.
+    let repos = setup.repos().display().to_string();
+    let (code, stderr, _) = dingospeed(&["rm", "acme/b", "--yes", "--repos", &repos], &[]).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    mirror.restart().await;
+    setup.get(&mirror, 1).await;
+    mirror.restart().await;
+    while mirror.metrics().await.of("dingospeed_blobs") < 3.0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    let starts = taken_up(&mirror);
+    mirror.kill().await;
+    assert!(!ledger.exists());
+    mirror.restart().await;
+    while mirror.metrics().await.of("dingospeed_blobs") < 3.0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(taken_up(&mirror), starts, "all is looked at");
+    // Ctrl-C ends at once, and writes nothing down.
+    mirror.signal(libc::SIGINT);
+    mirror.ended().await;
+    assert!(!ledger.exists());
+}

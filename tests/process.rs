@@ -354,6 +354,7 @@ async fn a_drain_ends_in_time_whatever_still_runs() {
     assert!(status.success(), "{status}");
     assert!(mirror.log().contains("server.drain_timeout has passed"), "{}", mirror.log());
     assert!(connection.is_cut().await, "a short body never ends cleanly");
+    assert!(!mirror.repos().join("ledger").exists(), "who is cut may still have been writing");
 }
 
 #[tokio::test]

@@ -75,9 +75,25 @@ pub struct PackedOid {
 }
 
 impl PackedOid {
+    /// Bytes that it is written in.
+    pub const LEN: usize = SHA256_LEN / 2 + 1;
+
     /// Returns the byte that the first two digits make.
     pub fn first_byte(&self) -> u8 {
         self.bytes[0]
+    }
+
+    /// Returns what [`PackedOid::from_bytes`] takes.
+    pub fn to_bytes(self) -> [u8; PackedOid::LEN] {
+        let mut bytes = [u8::from(self.is_sha256); PackedOid::LEN];
+        bytes[..SHA256_LEN / 2].copy_from_slice(&self.bytes);
+        bytes
+    }
+
+    pub fn from_bytes(packed: &[u8; PackedOid::LEN]) -> PackedOid {
+        let mut bytes = [0; SHA256_LEN / 2];
+        bytes.copy_from_slice(&packed[..SHA256_LEN / 2]);
+        PackedOid { bytes, is_sha256: packed[SHA256_LEN / 2] != 0 }
     }
 
     pub fn oid(&self) -> Oid {
@@ -189,6 +205,7 @@ mod tests {
         let check = |text: &str| {
             let oid = Oid::parse(text).unwrap();
             assert_eq!(oid.packed().oid(), oid);
+            assert_eq!(PackedOid::from_bytes(&oid.packed().to_bytes()), oid.packed());
             assert_eq!(format!("{:02x}", oid.packed().first_byte()), text[..2]);
         };
         [SHA1, SHA256, &"0".repeat(40), &"f".repeat(64)].into_iter().for_each(check);

@@ -230,6 +230,10 @@ async fn serve(
     let flush = tokio::task::spawn_blocking(move || {
         store.flush_reads();
         counted.save_hits();
+        // For connections that were cut something may still be written.
+        if drained == Drained::All {
+            store.save_ledger();
+        }
     });
     let _ = tokio::time::timeout(DISK_END_MAX, flush).await;
     Ok(match drained {

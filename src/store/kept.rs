@@ -3,6 +3,8 @@
 use crate::hub::{Oid, PackedOid};
 use std::{
     collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +21,14 @@ pub(super) struct Kept {
     len: AtomicU64,
     /// Raised by each pass before it asks. An object that was noted in this round need not be noted again.
     round: AtomicU64,
-    written: Mutex<Written>,
+    noticed: Mutex<Noticed>,
+}
+
+#[derive(Debug, Default)]
+struct Noticed {
+    written: Written,
+    /// A file that says what is known, as long as nothing is written.
+    sealed: Option<PathBuf>,
 }
 
 /// Which objects were written to.
@@ -53,8 +62,11 @@ impl Kept {
 
     /// Notes that an object's file was made, written to or removed, after it was: a pass that asks in between hears of it the next time.
     pub(super) fn note(&self, oid: &Oid) {
-        let mut written = self.written();
-        match &mut *written {
+        let mut noticed = self.noticed();
+        if let Some(file) = noticed.sealed.take() {
+            let _ = fs::remove_file(file);
+        }
+        match &mut noticed.written {
             Written::Some(oids) if oids.len() < WRITTEN_MAX => {
                 oids.insert(oid.packed());
             }
@@ -75,11 +87,23 @@ impl Kept {
     pub(super) fn take_written(&self) -> Written {
         // First, so that whoever writes after we have looked finds a new round.
         self.round.fetch_add(1, Ordering::SeqCst);
-        std::mem::take(&mut *self.written())
+        std::mem::take(&mut self.noticed().written)
     }
 
-    fn written(&self) -> MutexGuard<'_, Written> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Saves a file that says what is known, and takes it away again once something is written to. None: that has happened since
+    /// the last [`Kept::take_written`]. Whoever writes meanwhile waits.
+    pub(super) fn seal<T, E>(&self, file: &Path, save: impl FnOnce() -> Result<T, E>) -> Result<Option<T>, E> {
+        let mut noticed = self.noticed();
+        if noticed.written != Written::default() {
+            return Ok(None);
+        }
+        let saved = save()?;
+        noticed.sealed = Some(file.to_owned());
+        Ok(Some(saved))
+    }
+
+    fn noticed(&self) -> MutexGuard<'_, Noticed> {
+        self.noticed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,5 +140,21 @@ mod tests {
         kept.note(&oid(0));
         assert_eq!(kept.take_written(), Written::All);
         assert_eq!(kept.take_written(), Written::default());
+    }
+
+    #[test]
+    fn what_is_saved_holds_until_something_is_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kept, noted, file) = (Kept::default(), Noted::default(), dir.path().join("saved"));
+        let seal = || kept.seal(&file, || fs::write(&file, "saved")).unwrap().is_some();
+        kept.note_once(&oid(7), &noted);
+        assert!(!seal() && !file.exists());
+        kept.take_written();
+        assert!(seal() && file.exists());
+        kept.note_once(&oid(7), &noted);
+        assert!(!file.exists());
+        fs::write(&file, "another's").unwrap();
+        kept.note(&oid(8));
+        assert!(file.exists(), "it is taken away once");
     }
 }

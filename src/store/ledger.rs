@@ -9,9 +9,18 @@
 //! - and at the next [`SHARE`] files in turn, as if nothing were known of them: what people do by hand shows nowhere else. Where there
 //!   are no more than that, each pass looks at all.
 //!
+//! The first pass of a process begins with what the one before has known ([`super::ledger_file`]), but for the directories that changed in
+//! between: these it lists. After a crash it looks at all.
+//!
 //! When a file was last read is what this process writes there itself ([`Ledger::note_read`]). An object takes 64 bytes here.
 
-use super::{StoreError, kept::Written, place, view::read_of};
+use super::{
+    StoreError,
+    kept::Written,
+    ledger_file::{Left, Saved, Stamp},
+    place,
+    view::read_of,
+};
 use crate::hub::{Oid, PackedOid};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,6 +64,8 @@ pub(super) enum Trust {
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
+    /// What the process before has left, until the first look.
+    left: Option<Left>,
     /// None before the first look, and after one that failed.
     dirs: Option<BTreeMap<OsString, Dir>>,
     /// The last directory that was looked at in turn.
@@ -65,26 +76,61 @@ pub(super) struct Ledger {
 }
 
 /// The objects of a directory, in order.
-type Dir = Vec<Entry>;
+pub(super) type Dir = Vec<Entry>;
 
 impl Ledger {
+    pub(super) fn begin_with(&mut self, left: Option<Left>) {
+        self.left = left;
+    }
+
     /// Brings it up to date with the directory of the objects. BLOCKING. After an error nothing is known any more.
     pub(super) fn update(&mut self, blobs: &Path, written: Written, trust: Trust) -> Result<(), StoreError> {
         self.looked_count = 0;
-        let updated = match (written, &self.dirs) {
-            (Written::Some(written), Some(_)) if trust != Trust::None => {
-                self.look_again(blobs, written);
-                if trust == Trust::Most { self.look_on(blobs, SHARE) } else { Ok(()) }
-            }
-            _ => {
-                self.unsettled.clear();
-                self.look_on(blobs, u64::MAX)
-            }
-        };
-        updated.map_err(|error| {
+        self.look(blobs, written, trust).map_err(|error| {
             *self = Ledger::default();
             StoreError::io("list", blobs.display(), error)
         })
+    }
+
+    fn look(&mut self, blobs: &Path, written: Written, trust: Trust) -> io::Result<()> {
+        let left = self.left.take();
+        if let Written::Some(written) = written
+            && trust != Trust::None
+        {
+            if let Some(saved) = left.and_then(Left::read) {
+                self.take_up(blobs, saved)?;
+            }
+            if self.dirs.is_some() {
+                self.look_again(blobs, written);
+                return if trust == Trust::Most { self.look_on(blobs, SHARE) } else { Ok(()) };
+            }
+        }
+        self.unsettled.clear();
+        self.look_on(blobs, u64::MAX)
+    }
+
+    /// Begins with what was known at the end of another process, and looks at the directories that were not, or that have changed since.
+    fn take_up(&mut self, blobs: &Path, mut saved: Saved) -> io::Result<()> {
+        let (mut dirs, mut known_count) = (BTreeMap::new(), 0);
+        for name in dir_names(blobs)? {
+            let path = blobs.join(&name);
+            let dir = match saved.dirs.remove(&name) {
+                Some((then, dir)) if Stamp::at(&path) == Some(then) => {
+                    known_count += dir.len();
+                    self.look_later(&dir, saved.saved_ms);
+                    dir
+                }
+                _ => {
+                    let dir = list(&path, &Dir::new())?;
+                    self.looked_at(&dir);
+                    dir
+                }
+            };
+            dirs.insert(name, dir);
+        }
+        log::info!("took up the ledger objects={known_count} looked_at={}", self.looked_count);
+        (self.dirs, self.turn) = (Some(dirs), saved.turn);
+        Ok(())
     }
 
     /// Looks at files that may have changed, come or gone.
@@ -109,13 +155,7 @@ impl Ledger {
 
     /// Looks at whole directories, from where the last turn ended, until at least `looks_max` files were looked at, or all.
     fn look_on(&mut self, blobs: &Path, looks_max: u64) -> io::Result<()> {
-        let mut names = BTreeSet::new();
-        for entry in fs::read_dir(blobs)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                names.insert(entry.file_name());
-            }
-        }
+        let names = dir_names(blobs)?;
         self.dirs.get_or_insert_default().retain(|name, _| names.contains(name));
         let (before, behind): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| *name <= self.turn);
         let mut looks = 0;
@@ -123,7 +163,8 @@ impl Ledger {
             if looks >= looks_max {
                 break;
             }
-            let dir = list(&blobs.join(&name))?;
+            let dirs = self.dirs.get_or_insert_default();
+            let dir = list(&blobs.join(&name), dirs.get(&name).unwrap_or(&Dir::new()))?;
             looks += dir.len() as u64;
             self.looked_at(&dir);
             self.turn.clone_from(&name);
@@ -134,20 +175,42 @@ impl Ledger {
 
     fn looked_at(&mut self, seen: &[Entry]) {
         self.looked_count += seen.len() as u64;
+        self.look_later(seen, place::unix_ms(SystemTime::now()));
+    }
+
+    /// Has those looked at again that were written shortly before they were seen.
+    fn look_later(&mut self, seen: &[Entry], seen_ms: u64) {
         let room = UNSETTLED_MAX.saturating_sub(self.unsettled.len());
-        let (now_ms, settle_ms) = (place::unix_ms(SystemTime::now()), SETTLE.as_millis() as u64);
+        let settle_ms = SETTLE.as_millis() as u64;
         // Both ways, for clocks differ; but what was written in a future far away was not written a moment ago.
-        let is_new = |entry: &&Entry| entry.arrived_ms.abs_diff(now_ms) < settle_ms;
+        let is_new = |entry: &&Entry| entry.arrived_ms.abs_diff(seen_ms) < settle_ms;
         self.unsettled.extend(seen.iter().filter(is_new).take(room).map(|entry| entry.oid));
     }
 
     /// Notes that a client has read the object at this time, which was written down too.
     pub(super) fn note_read(&mut self, oid: &Oid, read_ms: u64) {
+        if self.left.is_some() {
+            // What will be known of it is older.
+            self.unsettled.insert(oid.packed());
+        }
         let dir = self.dirs.as_mut().and_then(|dirs| dirs.get_mut(OsStr::new(&oid.as_str()[..2])));
         let Some(dir) = dir else { return };
         if let Ok(index) = find(dir, &oid.packed()) {
             dir[index].read_ms = read_ms;
         }
+    }
+
+    /// Whether anything is known: a look need not be at each file.
+    pub(super) fn is_known(&self) -> bool {
+        self.dirs.is_some() || self.left.is_some()
+    }
+
+    pub(super) fn dirs(&self) -> impl Iterator<Item = (&OsString, &Dir)> {
+        self.dirs.iter().flatten()
+    }
+
+    pub(super) fn turn(&self) -> &OsStr {
+        &self.turn
     }
 
     pub(super) fn looked_count(&self) -> u64 {
@@ -179,8 +242,20 @@ fn find(dir: &Dir, oid: &PackedOid) -> Result<usize, usize> {
     dir.binary_search_by_key(oid, |entry| entry.oid)
 }
 
-/// Looks at all objects' files in a directory; one that has gone since has none.
-fn list(path: &Path) -> io::Result<Dir> {
+/// Returns the names of the directories, in order.
+fn dir_names(blobs: &Path) -> io::Result<BTreeSet<OsString>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(blobs)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.insert(entry.file_name());
+        }
+    }
+    Ok(names)
+}
+
+/// Looks at all objects' files in a directory; one that has gone since has none. What cannot be looked at is what was known of it.
+fn list(path: &Path, known: &Dir) -> io::Result<Dir> {
     let listed = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Dir::new()),
         listed => listed?,
@@ -191,12 +266,23 @@ fn list(path: &Path) -> io::Result<Dir> {
     let mut dir = Dir::with_capacity(listed.len());
     for entry in listed {
         let Some(oid) = entry.file_name().to_str().and_then(Oid::parse) else { continue };
-        // Evicted since it was listed: not there any more.
-        let Ok(meta) = entry.metadata() else { continue };
-        dir.push(Entry::new(oid.packed(), &meta));
+        dir.extend(seen(oid.packed(), entry.metadata(), known));
     }
     dir.sort_unstable_by_key(|entry| entry.oid);
     Ok(dir)
+}
+
+/// What a look has shown.
+fn seen(oid: PackedOid, looked: io::Result<fs::Metadata>, known: &Dir) -> Option<Entry> {
+    match looked {
+        Ok(meta) => Some(Entry::new(oid, &meta)),
+        // Evicted since it was listed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            log::debug!("cannot look at object={}: {error}", oid.oid());
+            find(known, &oid).ok().map(|index| known[index])
+        }
+    }
 }
 
 #[cfg(test)]
@@ -267,6 +353,16 @@ mod tests {
         fs::remove_file(&dir).unwrap();
         ledger.update(blobs.path(), some(&[oid]), Trust::All).unwrap();
         assert_eq!(ledger.entries().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_in_its_turn_is_what_it_was_too() {
+        let known = Entry { oid: Oid::parse(&"7".repeat(64)).unwrap().packed(), len: 1, read_ms: 2, arrived_ms: 3 };
+        let other = Oid::parse(&"8".repeat(64)).unwrap().packed();
+        let broken = || Err(io::Error::from_raw_os_error(libc::EIO));
+        assert_eq!(seen(known.oid, broken(), &vec![known]), Some(known));
+        assert_eq!(seen(other, broken(), &vec![known]), None);
+        assert_eq!(seen(known.oid, Err(io::ErrorKind::NotFound.into()), &vec![known]), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One process per store: the lock, and who holds it.
 
-use super::StoreError;
+use super::{StoreError, ledger_file::Stamp};
 use std::{
     fs::{self, File},
     io,
@@ -18,6 +18,8 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
+    /// As it was when the lock was taken: changed last by whoever had it before.
+    found: Stamp,
 }
 
 impl Lock {
@@ -27,7 +29,8 @@ impl Lock {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
         for _ in 0..TRIES {
             if flock(&file, libc::LOCK_EX).map_err(io)? {
-                let lock = Lock { file };
+                let found = Stamp::of(&file.metadata().map_err(io)?);
+                let lock = Lock { file, found };
                 // On a full disk the lock holds all the same; who asks for its holder is told less.
                 if let Err(error) = lock.note(&format!("{{\"pid\":{}}}", std::process::id())) {
                     log::warn!("cannot note who holds {}: {error}", root.display());
@@ -38,6 +41,15 @@ impl Lock {
         }
         let holder = fs::read_to_string(&path).unwrap_or_default();
         Err(StoreError::Locked { dir: root.to_owned(), holder: holder.trim().to_owned() })
+    }
+
+    pub(super) fn found(&self) -> Stamp {
+        self.found
+    }
+
+    /// Returns when the lock file last changed: when its holder noted something there.
+    pub(super) fn stamp(&self) -> Result<Stamp, StoreError> {
+        self.file.metadata().map(|meta| Stamp::of(&meta)).map_err(|error| StoreError::io("look at", "the lock", error))
     }
 
     /// Replaces what the lock file says of its holder.

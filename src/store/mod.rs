@@ -33,6 +33,7 @@ mod intake;
 mod kept;
 pub mod layer;
 mod ledger;
+mod ledger_file;
 mod listing;
 mod live;
 mod lock;
@@ -142,7 +143,10 @@ impl Store {
     pub fn open(root: &Path, options: StoreOptions) -> Result<Store, StoreError> {
         format::Header::ours(0, options.block_size).map_err(StoreError::misuse)?;
         let lock = prepare(root)?;
-        Ok(Store::new(options, Place::new(root), Some(lock)))
+        let left = ledger_file::Left::take(root, lock.found());
+        let store = Store::new(options, Place::new(root), Some(lock));
+        store.passes().ledger.begin_with(left);
+        Ok(store)
     }
 
     /// As [`Store::open`]; where the directory holds a store and cannot be written, by its mode or by the file system's, what it

@@ -14,6 +14,7 @@
 //! <root>/tmp/                                                 files not yet named, also other processes' (intake); emptied at start
 //! <root>/pins                                                 what is never evicted   (pins)
 //! <root>/hits                                                 how often repos were read (hits)
+//! <root>/ledger                                               what a pass knew at the last clean stop (ledger)
 //! <root>/admin.sock                                           where the serving process takes orders
 //! <root>/secret                                               the key of those hashes   (secret)
 //! <root>/lock, VERSION
