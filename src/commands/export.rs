@@ -170,7 +170,7 @@ fn parcel(view: &View, repo: &RepoId, commit: &Commit, first: bool) -> Result<(P
         }
     }
     let (repo, commit) = (repo.to_string(), commit.to_string());
-    Ok((Parcel { repo, commit, refs, access, whole: listing.complete, files, answers }, whole))
+    Ok((Parcel { repo, commit, refs, access, whole: listing.complete && !listing.left_out, files, answers }, whole))
 }
 
 /// Tells whether an answer goes with this commit. What is of no commit goes with the `first`.
