@@ -21,6 +21,7 @@ pub mod keep;
 pub mod kept;
 pub mod load;
 pub mod ls;
+mod output;
 pub(crate) mod progress;
 pub mod pull;
 pub mod status;
