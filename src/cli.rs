@@ -28,7 +28,7 @@ use crate::{
 use clap::{CommandFactory, Parser};
 use http::Uri;
 use line::{LayoutName, Line, Verb};
-use settings::{authorization, noted, set};
+use settings::{authorization, noted, read_file, set};
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
@@ -161,7 +161,10 @@ fn check(verb: Verb) -> Result<Command, Mistakes> {
             Some(Command::Load(settings.read(&mut mistakes), Load { input: file, dry_run, format: shown.format() }))
         }
         Verb::Status { repos: Some(root), shown, .. } => Some(Command::StatusOf(root, shown.format())),
-        Verb::Status { url, repos: None, shown } => {
+        Verb::Status { config: Some(path), shown, .. } => {
+            Some(Command::StatusOf(read_file(&path, &mut mistakes).store.repos, shown.format()))
+        }
+        Verb::Status { url, shown, .. } => {
             let url: Option<Uri> = noted(url.parse().map_err(|error| format!("--url `{url}`: {error}")), &mut mistakes);
             if let Some(url) = url.as_ref().filter(|url| url.scheme_str() != Some("http") || url.host().is_none()) {
                 mistakes.push(format!(
@@ -244,12 +247,15 @@ mod tests {
         check(None, "datasets/squad", "datasets/squad");
         check(Some(Kind::Dataset), "org/d", "datasets/org/d");
         check(Some(Kind::Model), "datasets/squad", "models/datasets/squad");
+        check(Some(Kind::Dataset), "datasets/org/d", "datasets/org/d");
+        let why = repo(Some(Kind::Model), "datasets/org/d").unwrap_err();
+        assert!(why.contains("is a dataset by its name, but --type says model"), "{why}");
     }
 
     #[test]
     fn repos_are_pulled_from_a_list_and_each_once() {
         let list = tempfile::NamedTempFile::new().unwrap();
-        fs::write(&list, "# ours\n\n org/a \ndatasets/org/d@v1.0 # weekly\nmodels/gpt2@refs/pr/1\n").unwrap();
+        fs::write(&list, "\u{feff}# ours\n\n org/a \ndatasets/org/d@v1.0 # weekly\nmodels/gpt2@refs/pr/1\n").unwrap();
         let asked = line(&format!("x pull org/a b@dev --revision r --list {}", list.path().display()));
         let Ok(Command::Pull(_, pull)) = asked else { panic!("{asked:?}") };
         let named: Vec<String> = pull.repos.iter().map(|(repo, revision)| format!("{repo}@{revision}")).collect();

@@ -3,7 +3,7 @@
 use dingospeed::{
     admin::{AskError, Keeper},
     cli::{self, Command, Mistakes},
-    commands::{check, export, import, keep, load, ls, pull, status, verify},
+    commands::{check, export, import, keep, kept, load, ls, pull, status, verify},
     config::{Config, LogFormat},
     journal,
     server::{self, Ended},
@@ -86,7 +86,7 @@ fn fetch(config: Config, asked: &pull::Pull) -> ExitCode {
             if let server::MirrorAt::Elsewhere { address, upstream } = &mirror {
                 eprintln!("pulling through the mirror at {address}, which has this directory and asks {upstream}");
             }
-            pull::run(asked, mirror.address())
+            pull::run(asked, mirror.address(), kept::Kept::new(&config))
         }
         Err(error) => failed(&error),
     }

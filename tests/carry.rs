@@ -141,6 +141,56 @@ async fn a_tar_goes_through_pipes_and_from_beside_a_server() {
     assert_eq!(listed[0]["revisions"][0]["refs"], json!(["main", "v1"]), "{listed}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_where_the_tar_is_to_go_stays_what_it_is() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+    let setup = setup().await;
+    let export = async |name: &str, repo: &str| setup.ok("here", &["export", repo, "--output", &setup.tar(name)]).await;
+    let mode = |name: &str| std::fs::metadata(setup.path(name)).expect("a file").permissions().mode() & 0o777;
+
+    // A link leads to the tar, whether there is one yet or not, and somebody else's parts are nobody's here.
+    std::fs::write(setup.path("target.tar.part"), "of another").expect("a file");
+    symlink("target.tar", setup.path("link.tar")).expect("a link");
+    for _ in 0..2 {
+        export("link.tar", "acme/open").await;
+        assert!(setup.path("link.tar").is_symlink() && !setup.path("target.tar").is_symlink());
+        setup.ok("there", &["load", &setup.tar("target.tar"), "--dry-run"]).await;
+    }
+    assert_eq!(std::fs::read(setup.path("target.tar.part")).expect("it stays"), b"of another");
+    let names = std::fs::read_dir(setup.folder.path()).expect("a directory").count();
+    export("target.tar", "acme/open").await;
+    assert_eq!(std::fs::read_dir(setup.folder.path()).expect("a directory").count(), names, "nothing is left over");
+
+    // Private files are for whoever made the tar, also in the place of one that was open to all.
+    assert!(mode("target.tar") & 0o044 == 0o044, "{:o}", mode("target.tar"));
+    export("target.tar", "datasets/acme/shut").await;
+    assert_eq!(mode("target.tar"), 0o600);
+
+    // A pipe is written to.
+    let pipe = setup.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    let reader = tokio::task::spawn_blocking({
+        let pipe = pipe.clone();
+        move || std::fs::read(pipe).expect("a tar")
+    });
+    export("pipe", "acme/open").await;
+    assert!(std::fs::symlink_metadata(&pipe).expect("it stays").file_type().is_fifo());
+    assert!(reader.await.expect("it ends").len() > 2 * MIB);
+    // And so is a device.
+    let device = ["export", "acme/open", "--output", "/dev/full"];
+    let (code, stderr, _) = setup.run("here", &device).await;
+    assert!(code == Some(1) && stderr.contains("/dev/full: ") && stderr.contains("No space left"), "{stderr}");
+    assert!(std::fs::metadata("/dev/full").expect("it stays").file_type().is_char_device());
+
+    // What goes wrong is told of what was named.
+    let (absent, folder) = (setup.tar("none/x.tar"), setup.tar("here"));
+    for output in [&absent, &folder] {
+        let (code, stderr, _) = setup.run("here", &["export", "acme/open", "--output", output]).await;
+        assert!(code == Some(1) && stderr.contains(&format!("{output}: it cannot be written")), "{stderr}");
+        assert!(!stderr.contains(".part"), "{stderr}");
+    }
+}
+
 /// Type, name, the size it claims, content.
 type Entry<'a> = (tar::EntryType, &'a str, u64, &'a [u8]);
 
@@ -188,7 +238,7 @@ async fn what_means_harm_is_refused() {
     other[MIB] ^= 1;
     let foreign = json!([{ "name": "info", "target": "/api/models/acme/open/revision/main", "status": 200, "headers": [],
         "body": "{}", "fetched_at_ms": 9, "fresh_for_ms": 9, "stale_for_ms": 9 }]);
-    let huge = manifest(parcel("w.bin", "models/evil/m", json!([])), 1 << 60);
+    let huge = sound.replace(&format!("\"size\":{len}"), &format!("\"size\":{}", 1u64 << 60));
     let manifests = [
         (manifest(parcel("../../../x", "models/evil/m", json!([])), len), "file path"),
         (manifest(parcel("/etc/x", "models/evil/m", json!([])), len), "file path"),
@@ -198,6 +248,13 @@ async fn what_means_harm_is_refused() {
         (sound.replace("dingospeed_export\":1", "dingospeed_export\":2"), "newer"),
         ("[]".to_owned(), "no export"),
         ("not json".to_owned(), "no export"),
+        (
+            sound.replace(
+                &format!("\"path\":\"w.bin\",\"oid\":\"{good}\",\"size\":{len}"),
+                &format!("\"path\":\"w.bin\",\"oid\":\"{good}\",\"size\":5"),
+            ),
+            "`w.bin` has 5 bytes",
+        ),
     ];
     let tar = setup.path("evil.tar");
     let mut cases: Vec<(&str, Vec<Entry<'_>>)> = Vec::new();
@@ -225,11 +282,16 @@ async fn what_means_harm_is_refused() {
         tar_of(&tar, entries);
         let (code, stderr, stdout) = setup.run("there", &["load", &setup.tar("evil.tar")]).await;
         assert_eq!(code, Some(1), "{why}: {stdout}");
+        assert_eq!(stdout, "", "{why}: nothing was loaded");
         assert!(stderr.contains(why), "`{why}` in {stderr}");
         let nothing =
             !setup.path("there").exists() || std::fs::read_dir(setup.path("there").join("files")).expect("files/").count() == 0;
         assert!(nothing, "{why}: something was learned");
     }
+    // A file that is no tar at all stays unread.
+    std::fs::write(&tar, "root:secret:0:0\n".repeat(100)).expect("a text");
+    let (code, stderr, _) = setup.run("there", &["load", &setup.tar("evil.tar")]).await;
+    assert!(code == Some(1) && stderr.contains("cannot be read as a tar") && !stderr.contains("secret"), "{stderr}");
     // A tar that was cut in the middle of an object.
     let whole = setup.tar("whole.tar");
     setup.ok("here", &["export", "acme/open", "--output", &whole]).await;
@@ -251,10 +313,7 @@ async fn what_is_broken_here_does_not_leave() {
     let tar = setup.tar("x.tar");
     let (code, stderr, _) = setup.run("here", &["export", "acme/open", "--output", &tar]).await;
     assert_eq!(code, Some(1));
-    assert!(
-        stderr.contains("verify --repair") && !setup.path("x.tar").exists() && !setup.path("x.tar.part").exists(),
-        "{stderr}"
-    );
+    assert!(stderr.contains("verify --repair") && !setup.path("x.tar").exists() && stderr.contains("x.tar: "), "{stderr}");
     let (code, stderr, _) = setup.run("here", &["export", "acme/none", "--output", &tar]).await;
     assert_eq!(code, Some(1));
     assert!(stderr.contains("not kept here: models/acme/none"), "{stderr}");

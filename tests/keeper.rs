@@ -87,7 +87,7 @@ async fn ls_tells_what_is_kept_in_every_format() {
     let setup = setup().await;
     let (code, stderr, _) = setup.run(&["ls"]).await;
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("a store in"), "{stderr}");
+    assert!(stderr.contains("no mirror has kept anything in") && stderr.contains("--repos"), "{stderr}");
     assert!(!setup.repos().exists(), "looking makes nothing");
 
     setup.pull().await;
@@ -119,6 +119,13 @@ async fn ls_tells_what_is_kept_in_every_format() {
     assert!(line("models/acme/large").contains("complete") && line("models/acme/large").contains("main"), "{table}");
     assert!(line("datasets/acme/part").contains("20%"), "{table}");
     assert!(table.contains("3 repos"), "{table}");
+    // The sum is of what is listed, what two of them share counting once.
+    let on_disk = |table: &str| table.trim_end().lines().last().expect("a sum").split_once(", ").expect("a sum").1.to_owned();
+    let few = setup.ok(&["ls", "-f", "type=dataset"]).await;
+    let alone = setup.ok(&["ls", "datasets/*"]).await;
+    assert!(few.contains("1 repo, ") && on_disk(&few) == on_disk(&alone) && on_disk(&few) != on_disk(&table), "{few}{table}");
+    assert!(setup.ok(&["ls", "-f", "accessed>1d"]).await.contains("0 repos, 0 B on disk"));
+    assert!(setup.ok(&["ls", "--limit", "0"]).await.contains("0 repos, 0 B on disk"));
 
     let json = setup.json(&["ls", "large", "--files"]).await;
     let repo = &json[0];
@@ -143,6 +150,13 @@ async fn removes(setup: &Setup, mirror: Option<&Mirror>) {
     assert!(planned.contains("2 objects") && planned.contains("1 more stay"), "{planned}");
     assert!(setup.blob(&setup.large_oid).exists());
     assert_eq!(setup.ok(&["ls", "-q"]).await, "models/acme/large\nmodels/acme/small\n");
+
+    // The digits that other commands print name a commit, and fewer do not.
+    let listed = setup.ok(&["ls", "large", "--revisions", "-q"]).await;
+    let commit = listed.trim_end().split_once('@').expect("a commit").1;
+    assert_eq!(setup.ok(&["rm", &format!("acme/large@{}", &commit[..7]), "--dry-run"]).await, planned);
+    let (code, stderr, _) = setup.run(&["rm", &format!("acme/large@{}", &commit[..6]), "--dry-run"]).await;
+    assert!(code == Some(1) && stderr.contains("not kept here"), "{stderr}");
 
     let done = setup.ok(&["rm", "acme/large", "--revision", "main", "--yes"]).await;
     assert_eq!(done.replace("removed", ""), planned.replace("would remove", ""));
@@ -171,6 +185,11 @@ async fn removes(setup: &Setup, mirror: Option<&Mirror>) {
         assert!(table.contains(word), "{word} in {table}");
     }
     assert_eq!(setup.ok(&["status", "--format", "quiet"]).await, "");
+    let config = setup.folder.path().join("config.yaml");
+    fs::write(&config, format!("store:\n  repos: {}\n", setup.repos().display())).expect("a configuration");
+    let (code, stderr, stdout) = dingospeed(&["status", "--config", &config.display().to_string(), "--json"], &[]).await;
+    let told: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((code, told["pid"].as_u64()), (Some(0), Some(mirror.pid().into())), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

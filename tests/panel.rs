@@ -296,6 +296,9 @@ async fn page_and_info_are_there_for_all() {
     for method in ["DELETE", "PUT", "PATCH"] {
         assert_eq!(mirror.ask(method, "/-/repos", &[]).await.status, 405, "{method}");
     }
+    for (method, target) in [("GET", "/-/evict"), ("GET", "/-/pin"), ("GET", "/-/pulls/cancel")] {
+        assert_eq!(mirror.ask(method, target, &[]).await.status, 405, "{target}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -362,6 +365,19 @@ async fn a_pull_is_watched_cancelled_and_taken_up_again() {
     let listed = admin.get("/-/pulls").await;
     let ids: Vec<_> = listed["pulls"].as_array().expect("pulls").iter().map(|pull| pull["id"].as_u64()).collect();
     assert_eq!(ids, [Some(none), Some(again), Some(id)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_of_what_is_not_kept_has_failed() {
+    let hub = FakeHub::start().await;
+    hub.model("acme/passing").lfs("w.bin", noise(6, MIB)).file("c.json", "{}").commit("first");
+    let options = Mirror::of(&hub).set("admin.listen", "127.0.0.1:0").set("rules.cache_deny", "[models/acme/passing]");
+    let mirror = options.start().await;
+    let admin = Admin(mirror.admin_address());
+    let id = admin.post("/-/pulls", json!({ "repo": "models/acme/passing" })).await["id"].as_u64().expect("an id");
+    let ended = admin.wait(&format!("/-/pulls?id={id}"), |pull| pull["ended"].is_u64()).await;
+    assert_eq!((ended["state"].as_str(), ended["error"].as_str()), (Some("failed"), Some("2 of 2 files failed")), "{ended}");
+    assert!(ended["failed"][0]["error"].as_str().is_some_and(|why| why.contains("rules.cache_deny")), "{ended}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -251,7 +251,7 @@ async fn the_log_as_json_has_an_object_per_line_and_no_secret() {
     let hub = FakeHub::start().await;
     hub.token("hf_secret");
     hub.model("acme/m").file("x y.txt", "x").commit("first");
-    let mut mirror = Mirror::of(&hub).set("log.format", "json").start().await;
+    let mut mirror = Mirror::of(&hub).set("log.format", "json").set("admin.listen", "127.0.0.1:0").start().await;
     let target = "/acme/m/resolve/main/x%20y.txt?token=alsosecret";
     assert_eq!(mirror.ask("GET", target, &["Authorization: Bearer hf_secret"]).await.status, 200);
     mirror.get("/forged%22%0A%7B%22level%22:%22error%22%7D").await;

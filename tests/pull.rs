@@ -114,6 +114,97 @@ async fn what_was_pulled_is_told_to_scripts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_kept_was_not_pulled() {
+    let hub = FakeHub::start().await;
+    hub.model("acme/huge").synthetic("w.bin", 12 << 20, 3).file("config.json", "{}").commit("first");
+    let dir = tempfile::tempdir().unwrap();
+    let url = hub.url();
+    let pull = async |store: &str, more: &[&str]| {
+        let repos = dir.path().join(store).display().to_string();
+        let args = ["pull", "acme/huge", "--json", "--repos", &repos, "--upstream", &url];
+        let args: Vec<&str> = args.iter().chain(more).copied().collect();
+        let (code, stderr, stdout) = dingospeed(&args, &[]).await;
+        let told: serde_json::Value = serde_json::from_str(&stdout).expect("one value");
+        (code, stderr, told)
+    };
+    // One block at a time: it stops at the limit.
+    let small = ["eviction.max_size=2MiB", "fetch.connections_per_object=1", "fetch.run_size=1MiB"];
+    let sets: Vec<&str> = small.iter().flat_map(|set| ["--set", set]).collect();
+    let (code, stderr, told) = pull("limited", &sets).await;
+    assert_eq!((code, &told["pulled"]["repos"]), (Some(1), &0.into()), "{stderr}");
+    assert!(stderr.contains("w.bin: ") && stderr.contains("larger than eviction.max_size, 2.00 MiB"), "{stderr}");
+    let failed = &told["repos"][0]["failed"];
+    assert!(failed.as_array().is_some_and(|failed| failed.iter().any(|file| file["path"] == "w.bin")), "{told}");
+
+    let (code, stderr, told) = pull("ruled", &["--set", "rules.cache_deny=[models/acme/huge]"]).await;
+    assert_eq!((code, told["repos"][0]["failed"].as_array().map(Vec::len)), (Some(1), Some(2)), "{told}");
+    assert!(stderr.contains("2 of 2 files failed") && stderr.contains("rules.cache_deny"), "{stderr}");
+
+    let (code, stderr, told) = pull("ruled", &[]).await;
+    assert_eq!(
+        (code, &told["pulled"]["files"], &told["repos"][0]["failed"]),
+        (Some(0), &2.into(), &serde_json::json!([])),
+        "{stderr}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_went_while_the_others_were_pulled_is_told() {
+    let hub = FakeHub::start().await;
+    hub.model("acme/first").lfs("a.bin", noise(3, 70_000)).commit("first");
+    hub.model("acme/second").lfs("b.bin", noise(4, 70_000)).commit("first");
+    let gate = hub.fault("b.bin").hold();
+    let dir = tempfile::tempdir().unwrap();
+    let (repos, url) = (dir.path().display().to_string(), hub.url());
+    let args = ["pull", "acme/first", "acme/second", "--repos", &repos, "--upstream", &url, "-q"];
+    let removed = async {
+        gate.wait_reached().await;
+        let (code, stderr, _) = dingospeed(&["rm", "acme/first", "--yes", "--repos", &repos], &[]).await;
+        assert_eq!(code, Some(0), "{stderr}");
+        gate.release();
+    };
+    let ((code, stderr, stdout), ()) = tokio::join!(dingospeed(&args, &[]), removed);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("1 of 1 file not kept any more") && stderr.contains("a.bin: "), "{stderr}");
+    assert!(stderr.contains("not pulled: models/acme/first@main\n"), "{stderr}");
+    assert!(stdout.starts_with("models/acme/second@") && stdout.lines().count() == 1, "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_cannot_be_kept_is_told_and_no_repo_is_complete_without_it() {
+    let hub = FakeHub::start().await;
+    let odd = "new\nline\u{1b}[31m.txt";
+    let commit = hub.model("acme/odd").file("a.txt", "abc").file(odd, "de").commit("first").sha();
+    let dir = tempfile::tempdir().unwrap();
+    let (repos, url) = (dir.path().display().to_string(), hub.url());
+    let args = ["pull", "acme/odd", "--json", "--repos", &repos, "--upstream", &url];
+    let (code, stderr, stdout) = dingospeed(&args, &[]).await;
+    let told: serde_json::Value = serde_json::from_str(&stdout).expect("one value");
+    assert_eq!((code, &told["repos"][0]["files"]), (Some(1), &2.into()), "{stderr}");
+    assert_eq!(told["repos"][0]["failed"][0]["path"], odd, "{told}");
+    assert!(stderr.contains("new\\nline\\u{1b}[31m.txt: ") && stderr.contains("control character"), "{stderr}");
+    assert!(!stderr.contains('\u{1b}'), "{stderr}");
+    let ls = async |more: &[&str]| {
+        let args: Vec<&str> = ["ls", "--repos", &repos].iter().chain(more).copied().collect();
+        dingospeed(&args, &[]).await.2
+    };
+    assert!(!ls(&[]).await.contains("complete"), "{}", ls(&[]).await);
+    assert_eq!(ls(&["-q", "-f", "complete=false"]).await, "models/acme/odd\n");
+    // Nor where a tar of it is loaded.
+    let (tar, there) = (dir.path().join("odd.tar").display().to_string(), dir.path().join("there").display().to_string());
+    for args in [["export", "acme/odd", "-o", &tar, "--repos", &repos].as_slice(), &["load", &tar, "--repos", &there]] {
+        assert_eq!(dingospeed(args, &[]).await.0, Some(0), "{args:?}");
+    }
+    assert!(dingospeed(&["ls", "-q", "-f", "complete=true", "--repos", &there], &[]).await.2.is_empty());
+
+    // Who leaves it out has all that was wanted.
+    let without: Vec<&str> = args.iter().copied().chain(["--exclude", "new*"]).filter(|word| *word != "--json").collect();
+    let (code, stderr, stdout) = dingospeed(&without, &[]).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains(&format!("pulled acme/odd@{commit}: 1 file")), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_that_was_broken_off_goes_on_where_it_was() {
     const SIZE: u64 = 24 << 20;
     let hub = FakeHub::start().await;

@@ -197,7 +197,7 @@ pub(super) enum Verb {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Ask a running mirror whether it is well, and with --repos what it is doing.
+    /// Ask a running mirror whether it is well, and with --repos or --config what it is doing.
     Status {
         /// The mirror's address.
         #[arg(long, default_value = "http://127.0.0.1:8090")]
@@ -205,6 +205,9 @@ pub(super) enum Verb {
         /// Ask the server of this directory instead, about itself and its disk.
         #[arg(long, value_name = "DIR", conflicts_with = "url")]
         repos: Option<PathBuf>,
+        /// Ask the server of the directory that this configuration names.
+        #[arg(long, value_name = "FILE", conflicts_with = "url")]
+        config: Option<PathBuf>,
         #[command(flatten)]
         shown: Shown,
     },

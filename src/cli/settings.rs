@@ -3,10 +3,7 @@
 use super::{line::Settings, mistakes::Mistakes};
 use crate::config::Config;
 use http::HeaderValue;
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 impl Settings {
     pub(super) fn read(&self, mistakes: &mut Mistakes) -> Config {
@@ -32,7 +29,7 @@ impl Settings {
 }
 
 /// Returns the defaults when the file is wrong, so that the flags are still checked.
-fn read_file(path: &PathBuf, mistakes: &mut Mistakes) -> Config {
+pub(super) fn read_file(path: &Path, mistakes: &mut Mistakes) -> Config {
     let shown = path.display();
     let text = match fs::read_to_string(path) {
         Ok(text) => text,

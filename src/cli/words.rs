@@ -60,6 +60,11 @@ pub(super) fn order(text: &str) -> Result<(Sort, bool), String> {
 pub(super) fn repo(kind: Option<Kind>, text: &str) -> Result<RepoId, String> {
     let told = text.split_once('/').and_then(|(word, name)| Some((RepoKind::from_plural(word)?, name)));
     let repo = match (kind, told) {
+        // Three parts are no name: the first one tells the kind again, and must be right.
+        (Some(kind), Some((told, name))) if name.contains('/') && RepoKind::from(kind) == told => RepoId::parse(told, name),
+        (Some(kind), Some((told, name))) if name.contains('/') => {
+            return Err(format!("`{text}` is a {told} by its name, but --type says {}", RepoKind::from(kind)));
+        }
         (None, Some((kind, name))) => RepoId::parse(kind, name),
         (kind, _) => RepoId::parse(kind.unwrap_or(Kind::Model).into(), text),
     };
@@ -88,7 +93,8 @@ pub(super) fn read_list(
     };
     let Some(text) = noted(text.map_err(|error| format!("--list {shown}: {error}")), mistakes) else { return };
     let before = repos.len() + mistakes.len();
-    for (index, line) in text.lines().enumerate() {
+    // PowerShell's `>` begins a file with a mark of its encoding.
+    for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         // No name holds a `#`; a revision might, but not after a space.
         let line = line.split_once(" #").map_or(line, |(line, _)| line).trim();
         if !line.is_empty() && !line.starts_with('#') {

@@ -6,6 +6,7 @@ use super::{
     intake::text,
     keep::{Chosen, scopes},
     ls::Format,
+    output::Output,
     progress::bar,
     table::Table,
 };
@@ -18,7 +19,6 @@ use indicatif::{HumanBytes, ProgressBar};
 use serde_json::json;
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
     io::{self, BufWriter, IsTerminal, Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -109,15 +109,13 @@ fn export(view: &View, asked: &Export) -> Result<(), String> {
     let len = if to_stdout {
         write(view, &manifest, &mut io::stdout().lock())?
     } else {
-        // Under its name only when it is whole.
-        let mut part = asked.output.clone().into_os_string();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let mut file = File::create(&part).map_err(|error| format!("write {}: {error}", part.display()))?;
-        let written = write(view, &manifest, &mut file)
-            .and_then(|len| file.sync_all().map(|()| len).map_err(text))
-            .and_then(|len| fs::rename(&part, &asked.output).map(|()| len).map_err(text));
-        written.inspect_err(|_| drop(fs::remove_file(&part)))?
+        let named = |why: String| format!("{}: {why}", asked.output.display());
+        let told = |error: io::Error| named(format!("it cannot be written: {error}"));
+        // Whoever can read the tar has their files, too.
+        let mut output = Output::open(&asked.output, !closed.is_empty()).map_err(told)?;
+        let len = write(view, &manifest, &mut output).map_err(named)?;
+        output.finish().map_err(told)?;
+        len
     };
     let (count, seconds) = (manifest.objects.len() as u64, began.elapsed().as_secs_f64());
     match asked.format {
@@ -170,7 +168,7 @@ fn parcel(view: &View, repo: &RepoId, commit: &Commit, first: bool) -> Result<(P
         }
     }
     let (repo, commit) = (repo.to_string(), commit.to_string());
-    Ok((Parcel { repo, commit, refs, access, whole: listing.complete, files, answers }, whole))
+    Ok((Parcel { repo, commit, refs, access, whole: listing.complete && !listing.left_out, files, answers }, whole))
 }
 
 /// Tells whether an answer goes with this commit. What is of no commit goes with the `first`.

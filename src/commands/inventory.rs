@@ -151,9 +151,10 @@ pub(crate) fn repo(view: &View, id: &RepoId, pins: &[Pin], peeks: &mut Peeks<'_>
                 files.push(File { path, oid, sum: one.end(true) });
             }
         }
-        all_known &= listing.complete;
+        let is_whole = listing.complete && !listing.left_out;
+        all_known &= is_whole;
         let refs = refs.iter().filter(|(_, at)| *at == commit).map(|(name, _)| name.clone()).collect();
-        commits.push(Snapshot { commit, refs, sum: tally.end(listing.complete), files });
+        commits.push(Snapshot { commit, refs, sum: tally.end(is_whole), files });
     }
     let pinned = pins.iter().any(|pin| pin.repo == *id);
     Ok(Repo { id: id.clone(), pinned, sum: whole.end(all_known), commits })

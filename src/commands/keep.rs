@@ -3,7 +3,7 @@
 use super::{counted, failed, ls::Format};
 use crate::{
     admin::{self, Answer, AskError, Evicted, Keeper, Removed, Request, WireScope},
-    hub::{RepoId, Revision},
+    hub::{Commit, RepoId, Revision},
     store::{Limits, Pin, Scope, Store, View},
 };
 use indicatif::HumanBytes;
@@ -12,6 +12,9 @@ use std::{
     io::{self, BufRead, IsTerminal, Write},
     process::ExitCode,
 };
+
+/// A commit may be named by its first digits, no fewer than these, where that is plain.
+const SHORT_LEN: usize = 7;
 
 /// Repos, all of each or one revision.
 #[derive(Debug)]
@@ -146,7 +149,7 @@ pub(crate) fn scopes(view: &View, chosen: &Chosen) -> Result<Vec<Scope>, String>
         let commits = view.commits(repo).map_err(text)?;
         let commit = match revision {
             None => None,
-            Some(revision) => match view.resolve(repo, revision.as_str()).map_err(text)? {
+            Some(revision) => match view.resolve(repo, revision.as_str()).map_err(text)?.or(short(revision, &commits)) {
                 Some(commit) if commits.contains(&commit) => Some(commit),
                 _ => {
                     unknown.push(format!("{repo}@{revision}"));
@@ -164,6 +167,12 @@ pub(crate) fn scopes(view: &View, chosen: &Chosen) -> Result<Vec<Scope>, String>
     } else {
         Err(format!("not kept here: {}; `dingospeed ls --revisions` shows what is", unknown.join(", ")))
     }
+}
+
+/// Finds the one commit that begins so, as `export` and `load` print them.
+fn short(revision: &Revision, commits: &[Commit]) -> Option<Commit> {
+    let mut begin_so = commits.iter().filter(|commit| commit.as_str().starts_with(revision.as_str()));
+    begin_so.next().copied().filter(|_| revision.as_str().len() >= SHORT_LEN && begin_so.next().is_none())
 }
 
 /// As it is named on the command line.

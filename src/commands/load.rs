@@ -49,7 +49,11 @@ fn load(config: &Config, asked: &Load, find: impl FnOnce() -> Result<Keeper, Ask
         true => Box::new(io::stdin().lock()),
         false => Box::new(File::open(&asked.input).map_err(|error| format!("{shown}: {error}"))?),
     };
-    let wrong = |error: io::Error| format!("{shown} cannot be read as a tar: {error}");
+    // Behind the colon there may be what stands in the file, which is nobody's business.
+    let wrong = |error: io::Error| {
+        let why = error.to_string();
+        format!("{shown} cannot be read as a tar: {}", why.split(':').next().unwrap_or_default())
+    };
     let mut tar = tar::Archive::new(BufReader::with_capacity(1 << 20, input));
     // Raw: names too long for a header come as entries of their own, which are refused, instead of being read into memory.
     let mut entries = tar.entries().map_err(wrong)?.raw(true);
@@ -58,19 +62,22 @@ fn load(config: &Config, asked: &Load, find: impl FnOnce() -> Result<Keeper, Ask
     let manifest = read_manifest(first).map_err(|why| format!("{shown} is no export: {why}"))?;
     for parcel in &manifest.parcels {
         parcel.verify().map_err(|error| format!("{shown}: {error}"))?;
-        match asked.format {
-            Format::Table => println!("{}@{}: {}", parcel.repo, &parcel.commit[..7], counted(parcel.files.len() as u64, "file")),
-            Format::Quiet => println!("{}@{}", parcel.repo, parcel.commit),
-            Format::Json => {}
-        }
     }
     let repos: Vec<Value> =
         (manifest.parcels.iter()).map(|one| json!({ "id": one.repo, "commit": one.commit, "files": one.files.len() })).collect();
-    let mut awaited = awaited(&manifest)?;
+    let name_repos = || {
+        manifest.parcels.iter().for_each(|parcel| match asked.format {
+            Format::Table => println!("{}@{}: {}", parcel.repo, &parcel.commit[..7], counted(parcel.files.len() as u64, "file")),
+            Format::Quiet => println!("{}@{}", parcel.repo, parcel.commit),
+            Format::Json => {}
+        });
+    };
+    let mut awaited = awaited(&manifest).map_err(|why| format!("{shown}: {why}"))?;
     let sizes = awaited.clone();
     let announced = awaited.len() as u64;
     if asked.dry_run {
         let len: u64 = awaited.values().sum();
+        name_repos();
         match asked.format {
             Format::Table => println!("would load {}, {}", counted(announced, "object"), HumanBytes(len)),
             Format::Json => println!("{}", json!({ "would_load": { "objects": announced, "bytes": len }, "repos": repos })),
@@ -114,6 +121,7 @@ fn load(config: &Config, asked: &Load, find: impl FnOnce() -> Result<Keeper, Ask
     for parcel in &manifest.parcels {
         intake.parcel(parcel).map_err(|why| format!("{}@{}: {why}", parcel.repo, parcel.commit))?;
     }
+    name_repos();
     let (count, seconds) = (announced - here, began.elapsed().as_secs_f64());
     match asked.format {
         Format::Table => {
@@ -147,12 +155,20 @@ fn read_manifest(entry: tar::Entry<'_, impl Read>) -> Result<Manifest, String> {
     }
 }
 
-/// Returns the objects that the manifest announces.
+/// Returns the objects that the manifest announces, of one size wherever it speaks of them.
 fn awaited(manifest: &Manifest) -> Result<HashMap<Oid, u64>, String> {
     let mut awaited = HashMap::new();
     for object in &manifest.objects {
         let oid = Oid::parse(&object.oid).ok_or_else(|| format!("the manifest names an object `{}`", object.oid))?;
         awaited.insert(oid, object.size);
+    }
+    for file in manifest.parcels.iter().flat_map(|parcel| &parcel.files) {
+        if let Some(size) = Oid::parse(&file.oid).and_then(|oid| awaited.get(&oid)).filter(|size| **size != file.size) {
+            return Err(format!(
+                "the manifest says that `{}` has {} bytes, and its object {} {size}: it was changed; export again",
+                file.path, file.size, file.oid
+            ));
+        }
     }
     let total = awaited.values().try_fold(0u64, |sum, size| sum.checked_add(*size));
     total.map(|_| awaited).ok_or_else(|| "the manifest announces more bytes than can be counted".to_owned())

@@ -7,14 +7,14 @@ use super::{
     table::{Table, ago},
 };
 use crate::{
-    hub::RepoId,
+    hub::{Oid, RepoId},
     store::{StoreError, View},
 };
 use globset::GlobMatcher;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io::{self, Write},
     process::ExitCode,
     time::SystemTime,
@@ -210,8 +210,11 @@ fn table(repos: &[Repo], depth: Depth, now: SystemTime) -> String {
 
 /// The last line: what all takes together, and what no repo accounts for.
 fn summary(view: &View, repos: &[Repo], peeks: &Peeks<'_>, all: bool) -> Result<String, StoreError> {
-    let linked_len: u64 = peeks.kept().map(|(_, len)| len).sum();
-    let mut text = format!("\n{}, {} on disk", counted(repos.len() as u64, "repo"), HumanBytes(linked_len));
+    let files = repos.iter().flat_map(|repo| &repo.commits).flat_map(|snapshot| &snapshot.files);
+    // Each object once, whoever shares it.
+    let listed: HashMap<Oid, u64> = files.map(|file| (file.oid, file.sum.allocated_len)).collect();
+    let listed_len: u64 = listed.values().sum();
+    let mut text = format!("\n{}, {} on disk", counted(repos.len() as u64, "repo"), HumanBytes(listed_len));
     if all {
         let linked: HashSet<_> = peeks.kept().map(|(oid, _)| *oid).collect();
         let (mut count, mut len) = (0_u64, 0);

@@ -1,6 +1,7 @@
 //! What the program does besides serving.
 //!
-//! [`pull`] and [`status`] talk to a mirror over HTTP, as any client would; they are told an address. [`ls`], [`verify`] and [`keep`]
+//! [`pull`] and [`status`] talk to a mirror over HTTP, as any client would; they are told an address, and `pull` looks at the end
+//! whether the store has [`kept`] it all. [`ls`], [`verify`] and [`keep`]
 //! (`rm`, `gc`, `pin`) look at the store's directory, which they may do beside a server, and have its [`crate::admin::Keeper`] change
 //! it: the server, or this process when there is none. [`import`] and [`load`] bring objects in the same way, proven before the keeper
 //! hears of them; [`export`] only reads, and [`check`] has been done when it is called.
@@ -17,8 +18,10 @@ pub mod import;
 mod intake;
 pub(crate) mod inventory;
 pub mod keep;
+pub mod kept;
 pub mod load;
 pub mod ls;
+mod output;
 pub(crate) mod progress;
 pub mod pull;
 pub mod status;

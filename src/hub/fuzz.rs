@@ -78,8 +78,8 @@ pub fn fuzz_link(data: &[u8]) {
 /// Parses listings and infos; nothing is learnt from a masked page, and no path leaves the repo.
 pub fn fuzz_tree(data: &[u8]) {
     match parse_tree(data) {
-        Ok(files) => {
-            for file in files {
+        Ok(tree) => {
+            for file in tree.files {
                 assert!(file.path.as_str().split('/').all(|part| !matches!(part, "" | "." | "..")), "{:?}", file.path);
                 assert_eq!(file.oid.is_sha256(), file.lfs, "{:?}", file.path);
             }

@@ -1,5 +1,6 @@
 //! What the mirror learns from upstream's JSON: the files of a tree, the facts of a repo.
 
+use super::escape::BadTarget;
 use super::oid::{Commit, Oid};
 use super::path::FilePath;
 use serde::Deserialize;
@@ -15,6 +16,14 @@ pub struct TreeFile {
     /// The length of the file itself, never of its LFS pointer.
     pub size: u64,
     pub lfs: bool,
+}
+
+/// The files of one page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tree {
+    pub files: Vec<TreeFile>,
+    /// Names that no request could spell, and why: what they name can be neither asked for nor kept.
+    pub left_out: Vec<(String, BadTarget)>,
 }
 
 /// Why a listing teaches nothing.
@@ -79,11 +88,11 @@ struct Info {
     disabled: Value,
 }
 
-/// Reads the files of one tree page or of a paths-info answer; directories are left out, and so is a file whose name no
-/// request could spell. One masked or malformed oid makes the whole page worthless.
-pub fn parse_tree(json: &[u8]) -> Result<Vec<TreeFile>, ListingError> {
+/// Reads the files of one tree page or of a paths-info answer, without the directories. One masked or malformed oid makes the whole
+/// page worthless.
+pub fn parse_tree(json: &[u8]) -> Result<Tree, ListingError> {
     let entries: Vec<Entry<'_>> = serde_json::from_slice(json).map_err(|error| malformed(error.to_string()))?;
-    let mut files = Vec::with_capacity(entries.len());
+    let mut tree = Tree { files: Vec::with_capacity(entries.len()), left_out: Vec::new() };
     for entry in entries {
         if entry.kind.as_deref() != Some("file") {
             continue;
@@ -99,11 +108,12 @@ pub fn parse_tree(json: &[u8]) -> Result<Vec<TreeFile>, ListingError> {
             None if oid.contains('*') => return Err(ListingError::Masked { path: entry.path.into_owned() }),
             _ => return Err(malformed(format!("`{}` has the oid `{oid}`", entry.path))),
         };
-        if let Ok(path) = FilePath::parse(&entry.path) {
-            files.push(TreeFile { path, oid, size, lfs });
+        match FilePath::parse(&entry.path) {
+            Ok(path) => tree.files.push(TreeFile { path, oid, size, lfs }),
+            Err(why) => tree.left_out.push((entry.path.into_owned(), why)),
         }
     }
-    Ok(files)
+    Ok(tree)
 }
 
 /// Reads the facts of a repo from an info answer.
@@ -135,7 +145,10 @@ mod tests {
     const SHA256: &str = "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707";
 
     fn tree(oid: &str, lfs: &str) -> Result<Vec<TreeFile>, ListingError> {
-        parse_tree(format!(r#"[{{"type":"directory","oid":"{SHA1}","size":0,"path":"d"}},{{"type":"file","oid":"{oid}","size":7,"path":"d/w \u00e9.bin"{lfs}}}]"#).as_bytes())
+        let page = format!(
+            r#"[{{"type":"directory","oid":"{SHA1}","size":0,"path":"d"}},{{"type":"file","oid":"{oid}","size":7,"path":"d/w \u00e9.bin"{lfs}}}]"#
+        );
+        parse_tree(page.as_bytes()).map(|tree| tree.files)
     }
 
     #[test]
@@ -148,6 +161,17 @@ mod tests {
         );
         let lfs = tree(SHA1, &format!(r#","lfs":{{"oid":"{SHA256}","size":9,"pointerSize":1}},"xetHash":"x""#)).unwrap();
         assert_eq!((lfs[0].oid.as_str(), lfs[0].size, lfs[0].lfs), (SHA256, 9, true));
+    }
+
+    #[test]
+    fn names_that_no_request_can_spell_are_told() {
+        let file = |path: &str| format!(r#"{{"type":"file","oid":"{SHA1}","size":7,"path":"{path}"}}"#);
+        let page = format!("[{},{},{}]", file("a.txt"), file("new\\nline"), file("../up"));
+        let tree = parse_tree(page.as_bytes()).unwrap();
+        assert_eq!(tree.files.len(), 1);
+        let names: Vec<&str> = tree.left_out.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["new\nline", "../up"]);
+        assert!(tree.left_out[0].1.message.contains("control character"), "{:?}", tree.left_out);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub use content::{content_disposition, content_type};
 pub use error::{HubError, header_safe, is_hubs_no};
 pub use escape::BadTarget;
 pub use fuzz::{fuzz_content_range, fuzz_link, fuzz_range, fuzz_route, fuzz_strip_xet, fuzz_tree};
-pub use listing::{ListingError, RepoFacts, TreeFile, parse_info, parse_tree};
+pub use listing::{ListingError, RepoFacts, Tree, TreeFile, parse_info, parse_tree};
 pub use oid::{Commit, Oid, PackedOid};
 pub use path::FilePath;
 pub use range::{RangeAsk, parse_range};

@@ -454,9 +454,10 @@ impl Mirror {
             // Taught already if it came from upstream just now, not if it was kept. A masked page teaches nothing, and then the
             // listing is not complete.
             let body = answer.body.clone();
-            let Ok(Ok(files)) = on_worker(body.len(), move || parse_tree(&body)).await else { return };
+            let Ok(Ok(tree)) = on_worker(body.len(), move || parse_tree(&body)).await else { return };
             let second_hand = is_second_hand(&answer.headers);
-            self.learn_tree(repo, commit, &files, false, second_hand).await;
+            self.learn_left_out(repo, commit, &tree, second_hand).await;
+            self.learn_tree(repo, commit, &tree.files, false, second_hand).await;
             lacks_some |= second_hand;
             let next = answer.headers.iter().find(|(name, _)| name == "link").map(|(_, link)| link);
             let Some(next) = next else {
@@ -502,8 +503,8 @@ impl Mirror {
             }
             Route::Tree { repo, revision, path } => {
                 let Some(commit) = revision.as_commit().or_else(|| commit_of(answer)) else { return Ok(Learned::Nothing) };
-                let files = match on_worker(body.len(), move || parse_tree(&body)).await? {
-                    Ok(files) => files,
+                let tree = match on_worker(body.len(), move || parse_tree(&body)).await? {
+                    Ok(tree) => tree,
                     // It teaches nothing: its ids are not the content's.
                     Err(ListingError::Masked { .. }) => return Ok(Learned::Masked),
                     Err(_) => return Ok(Learned::Nothing),
@@ -512,7 +513,8 @@ impl Mirror {
                 let is_whole = path.is_none() && question.target.value("recursive").as_deref() == Some("true");
                 let is_first = question.target.value("cursor").is_none();
                 let second_hand = is_second_hand(&answer.headers);
-                self.learn_tree(repo, commit, &files, is_whole && is_first && !has_next, second_hand).await;
+                self.learn_left_out(repo, commit, &tree, second_hand).await;
+                self.learn_tree(repo, commit, &tree.files, is_whole && is_first && !has_next, second_hand).await;
             }
             _ => {}
         }

@@ -4,7 +4,7 @@ use super::promises::{Asker, Part};
 use super::{KEPT_PATIENCE, Mirror};
 use crate::access::Admission;
 use crate::config::Config;
-use crate::hub::{ApiTarget, Commit, FilePath, HubError, Oid, RepoId, Revision, TreeFile};
+use crate::hub::{ApiTarget, Commit, FilePath, HubError, Oid, RepoId, Revision, Tree, TreeFile};
 use crate::source::{Asking, Located, Origin, SourceError, Token, Url, deadline};
 use crate::store::{ListedFile, Listing, Store, git_blob_oid};
 use std::sync::{Arc, Mutex};
@@ -224,6 +224,20 @@ impl Catalog {
                 None => Ok(()),
             }
         });
+        if let Ok(Err(e)) = written.await {
+            log::warn!("cannot keep a listing: {e}");
+        }
+    }
+
+    /// Remembers that a commit has files which can be neither asked for nor kept.
+    async fn learn_left_out(&self, repo: &RepoId, commit: Commit, keep: bool) {
+        let listing = self.listing(repo, commit).await;
+        let was_known = std::mem::replace(&mut listing.lock().unwrap_or_else(|e| e.into_inner()).left_out, true);
+        if was_known || !keep {
+            return;
+        }
+        let (store, repo) = (self.store.clone(), repo.clone());
+        let written = tokio::task::spawn_blocking(move || store.listings().mark_left_out(&repo, &commit));
         if let Ok(Err(e)) = written.await {
             log::warn!("cannot keep a listing: {e}");
         }
@@ -505,6 +519,13 @@ impl Mirror {
     pub(super) async fn learn_revision(&self, repo: &RepoId, revision: &Revision, commit: Commit) {
         if self.may_cache(repo) {
             self.catalog.learn_ref(repo, revision, commit).await;
+        }
+    }
+
+    /// Before the files: a listing is never complete without it. Only the first upstream's word counts.
+    pub(super) async fn learn_left_out(&self, repo: &RepoId, commit: Commit, tree: &Tree, second_hand: bool) {
+        if !tree.left_out.is_empty() && !second_hand {
+            self.catalog.learn_left_out(repo, commit, self.may_cache(repo)).await;
         }
     }
 

@@ -24,8 +24,8 @@ impl Mirror {
             let (route, token) = (route.clone(), token.cloned());
             let question = Question { route, method: Method::GET, target, token, form: None };
             let tree = self.answer(&question).await?;
-            let files = parse_tree(&tree.body).unwrap_or_default();
-            if let Some(listed) = files.into_iter().find(|file| file.oid == *oid) {
+            let listed = parse_tree(&tree.body).unwrap_or_default();
+            if let Some(listed) = listed.files.into_iter().find(|file| file.oid == *oid) {
                 let file = self.file(repo, &main, &listed.path, question.token.as_ref(), admission).await?;
                 // The branch may have moved between the two questions.
                 return Ok((file.oid == *oid).then_some(file));

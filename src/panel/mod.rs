@@ -34,6 +34,7 @@ pub use guard::Rights;
 use crate::admin::{self, Answer, WireScope};
 use crate::commands::inventory::{self, Peeks};
 use crate::commands::keep::{Chosen, scopes};
+use crate::commands::kept::Kept;
 use crate::commands::ls::{Depth, json_of, json_of_file, json_of_repo};
 use crate::commands::pull::Wanted;
 use crate::config::Config;
@@ -99,7 +100,7 @@ impl Panel {
         Arc::new(Panel {
             guard: Guard::new(config),
             shelf: Shelf::new(mirror.clone()),
-            pulls: Pulls::new(reachable),
+            pulls: Pulls::new(reachable, Kept::new(config)),
             light: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             deep: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             orders: Arc::new(Semaphore::new(AT_ONCE_MAX)),
@@ -209,6 +210,10 @@ impl Panel {
                 let Evict { dry_run } = ask.json()?;
                 self.work(&self.orders, move |panel| panel.evict(dry_run)).await?
             }
+            (false, "/-/pulls/cancel" | "/-/remove" | "/-/pin" | "/-/unpin" | "/-/evict") => {
+                return Err(no(405, "this changes something: use POST"));
+            }
+            (true, "/-/status" | "/-/repos" | "/-/repo" | "/-/files") => return Err(no(405, "this changes nothing: use GET")),
             _ => return Err(no(404, "the mirror's panel has no such page; see /repos")),
         };
         Ok(Told::Json(value))
@@ -373,7 +378,9 @@ impl Panel {
             if lift { "unpinned" } else { "pinned" },
             pins.iter().map(Pin::to_string).collect::<Vec<_>>().join(",")
         );
-        chosen.named.iter().for_each(|(repo, _)| self.shelf.look_at(repo));
+        // A look reads all pins: not for names of which nothing is here to be shown.
+        let is_kept = |repo: &RepoId| view.commits(repo).map_or(true, |commits| !commits.is_empty());
+        chosen.named.iter().filter(|(repo, _)| is_kept(repo)).for_each(|(repo, _)| self.shelf.look_at(repo));
         let kept = view.pins().map_err(broken)?;
         Ok(json!({ "pins": kept.iter().map(Pin::to_string).collect::<Vec<_>>() }))
     }

@@ -2,6 +2,7 @@
 //! the same rules, limits and flights as every client.
 
 use crate::commands::client::Client;
+use crate::commands::kept::Kept;
 use crate::commands::progress::Watch;
 use crate::commands::pull::{Pulled, Wanted, fetch};
 use crate::hub::{FilePath, HubError, RepoId, Revision};
@@ -28,6 +29,7 @@ const FAILED_MAX: usize = 20;
 /// All pulls of this process: forgotten when it ends, unlike what they fetched.
 pub(super) struct Pulls {
     mirror: SocketAddr,
+    kept: Arc<Kept>,
     seats: Arc<Semaphore>,
     jobs: Mutex<Jobs>,
 }
@@ -91,8 +93,8 @@ struct Progress {
 
 impl Pulls {
     /// `mirror` is where this server listens.
-    pub(super) fn new(mirror: SocketAddr) -> Pulls {
-        Pulls { mirror, seats: Arc::new(Semaphore::new(RUNNING_MAX)), jobs: Mutex::default() }
+    pub(super) fn new(mirror: SocketAddr, kept: Kept) -> Pulls {
+        Pulls { mirror, kept: Arc::new(kept), seats: Arc::new(Semaphore::new(RUNNING_MAX)), jobs: Mutex::default() }
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
@@ -128,7 +130,7 @@ impl Pulls {
             state: Mutex::default(),
         });
         log::info!("pulls id={} repo={} revision={}", job.id, job.order.repo, job.order.revision);
-        let (seats, mirror) = (self.seats.clone(), self.mirror);
+        let (seats, mirror, kept) = (self.seats.clone(), self.mirror, self.kept.clone());
         let end = End { job: job.clone(), ended: Some(ended) };
         let task = tokio::spawn(async move {
             let end = end;
@@ -136,8 +138,9 @@ impl Pulls {
             end.job.state().phase = Phase::Running;
             let Order { repo, revision, authorization, .. } = &end.job.order;
             let client = Arc::new(Client::new(mirror, authorization.clone()));
-            let outcome = fetch(&client, repo, revision, &end.job.wanted, end.job.clone()).await;
-            end.job.end(Phase::Ended(outcome));
+            let outcome = fetch(&client, &kept, repo, revision, &end.job.wanted, end.job.clone()).await;
+            // The end is remembered; the names of all files need not be.
+            end.job.end(Phase::Ended(outcome.map(|pulled| Pulled { read: Vec::new(), ..pulled })));
         });
         // Before the first await of the task it may have ended already, on another thread.
         let mut state = job.state();

@@ -184,7 +184,8 @@ async fn serve(
     if !config.admin.listen.is_empty() {
         let socket = Socket::bind(&config.admin.listen, "choose another with --set admin.listen=ADDR:PORT")?;
         // Past the logger, like the start line: with port 0 this is where it can be learnt.
-        eprintln!("dingospeed: the admin's page is at http://{}/", reachable(socket.address()));
+        let text = format!("dingospeed: the admin's page is at http://{}/", reachable(socket.address()));
+        journal::say(Level::Info, &text);
         services.spawn(socket.serve(Service::new("admin".to_owned(), admin_front), shutdown));
     }
     // Dropped too; these two may end at any time.

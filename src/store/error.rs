@@ -11,6 +11,10 @@ pub enum StoreError {
     #[error("{what} is not kept here")]
     NotFound { what: String },
 
+    /// No store is in the directory.
+    #[error("no mirror has kept anything in {}: look at --repos, or at store.repos of the file that --config names", dir.display())]
+    NoStore { dir: PathBuf },
+
     /// The bytes kept are not what they should be: set them aside (`Store::quarantine`) and fetch again.
     #[error("{what} is corrupt: {reason}")]
     Corrupt { what: String, reason: String },

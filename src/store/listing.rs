@@ -4,6 +4,7 @@
 //! {"path":"a/b.json","oid":"..","size":6,"lfs":false,"crc32c":..}
 //! {"complete":true,"files":1}
 //! {"imported":true}
+//! {"left_out":true}
 //! ```
 //!
 //! A file that only a fallback has told of has `"second_hand":true` too; such files do not count among those of a complete listing.
@@ -47,6 +48,8 @@ pub struct Listing {
     pub complete: bool,
     /// It came from another store, which may not have known all of them. While upstream cannot be asked it stands for the whole.
     pub imported: bool,
+    /// The commit has files besides, whose names no request can spell: nobody can have all of it from here.
+    pub left_out: bool,
 }
 
 /// The listings under `api/`. All calls block.
@@ -73,6 +76,9 @@ enum Line {
     },
     Imported {
         imported: bool,
+    },
+    LeftOut {
+        left_out: bool,
     },
 }
 
@@ -105,6 +111,11 @@ impl Listings {
         self.write(repo, commit, [Line::Imported { imported: true }].into_iter())
     }
 
+    /// Says that the commit has files besides those that are listed, which cannot be.
+    pub fn mark_left_out(&self, repo: &RepoId, commit: &Commit) -> Result<(), StoreError> {
+        self.write(repo, commit, [Line::LeftOut { left_out: true }].into_iter())
+    }
+
     /// Writes all lines with one call, so that those of two threads do not mix.
     ///
     /// It begins with a line end: after a line that a crash left torn, ours would otherwise be read as its tail.
@@ -135,7 +146,7 @@ impl Listings {
 pub(super) fn decode(bytes: &[u8]) -> Listing {
     let mut files = HashMap::new();
     let mut file_count = None;
-    let mut imported = false;
+    let (mut imported, mut left_out) = (false, false);
     for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         match serde_json::from_slice(line) {
             Ok(Line::File { path, oid, size, lfs, second_hand, crc32c })
@@ -147,6 +158,7 @@ pub(super) fn decode(bytes: &[u8]) -> Listing {
             }
             Ok(Line::Complete { complete: true, files }) => file_count = Some(files),
             Ok(Line::Imported { imported: true }) => imported = true,
+            Ok(Line::LeftOut { left_out: true }) => left_out = true,
             _ => {}
         }
     }
@@ -155,7 +167,7 @@ pub(super) fn decode(bytes: &[u8]) -> Listing {
     if complete {
         files.retain(|_, file| !file.second_hand);
     }
-    Listing { files, complete, imported }
+    Listing { files, complete, imported, left_out }
 }
 
 fn line(path: &str, file: &ListedFile) -> Line {
@@ -173,7 +185,8 @@ fn checksum(path: &str, oid: &str, size: u64, lfs: bool, second_hand: bool) -> u
 pub(super) fn encode(listing: &Listing) -> Vec<u8> {
     let end = listing.complete.then_some(Line::Complete { complete: true, files: listing.files.len() as u64 });
     let imported = listing.imported.then_some(Line::Imported { imported: true });
-    written(listing.files.iter().map(|(path, file)| line(path, file)).chain(imported).chain(end))
+    let left_out = listing.left_out.then_some(Line::LeftOut { left_out: true });
+    written(listing.files.iter().map(|(path, file)| line(path, file)).chain(imported).chain(left_out).chain(end))
 }
 
 /// Gives every line of a file its right checksum, for fuzzing.

@@ -13,6 +13,7 @@
 use super::{StoreError, place};
 use crate::hub::{RepoId, RepoKind, Revision};
 use std::{
+    collections::HashSet,
     fmt,
     fs::{self, File},
     io::{self, Write},
@@ -79,7 +80,8 @@ pub(super) fn change(
 ) -> Result<usize, StoreError> {
     rewrite(root, |lines| {
         let mut changed = 0;
-        let mut there = Vec::new();
+        let remove: HashSet<&Pin> = remove.iter().collect();
+        let mut there = HashSet::new();
         let mut left = Vec::new();
         for line in lines.drain(..) {
             let pin = Pin::parse(line.trim()).map(&present).transpose()?;
@@ -91,8 +93,7 @@ pub(super) fn change(
             left.push(line);
         }
         for pin in add {
-            if !there.contains(pin) {
-                there.push(pin.clone());
+            if there.insert(pin.clone()) {
                 left.push(pin.to_string());
                 changed += 1;
             }

@@ -52,10 +52,10 @@ pub struct Peek {
 }
 
 impl View {
-    /// Opens the store in `root`, which must exist. `NotFound`: there is none. `Version`: a newer program made it.
+    /// Opens the store in `root`, which must exist. `NoStore`: there is none. `Version`: a newer program made it.
     pub fn open(root: &Path) -> Result<View, StoreError> {
         if !root.join("VERSION").exists() {
-            return Err(StoreError::NotFound { what: format!("a store in {}", root.display()) });
+            return Err(StoreError::NoStore { dir: root.to_owned() });
         }
         super::check_version(root)?;
         Ok(View { place: Arc::new(Place::new(root)) })

@@ -194,7 +194,7 @@ fn files_of(answer: &KeptJson) -> Option<Vec<TreeFile>> {
             entry.remove("lfs");
         }
     }
-    parse_tree(entries.to_string().as_bytes()).ok()
+    parse_tree(entries.to_string().as_bytes()).ok().map(|tree| tree.files)
 }
 
 fn metas(top: &Path) -> Result<Vec<Meta>, String> {
