@@ -197,6 +197,10 @@ async fn serve(
     });
     services_aside.spawn(keeper::watch(store.clone(), config.eviction.interval));
     services_aside.spawn(keeper::count(mirror.clone()));
+    if !config.upstream.offline {
+        let origin = mirror.origin.clone();
+        services_aside.spawn(async move { origin.watch().await });
+    }
     match Desk::open(store.clone()) {
         Ok(desk) => drop(services_aside.spawn(desk.serve())),
         Err(_) if store.read_only().is_some() => {}
