@@ -24,6 +24,7 @@ use crate::{
         verify::Verify,
     },
     config::Config,
+    server,
 };
 use clap::{CommandFactory, Parser};
 use http::Uri;
@@ -54,6 +55,7 @@ pub enum Command {
         lift: bool,
         format: Format,
     },
+    Pins(Config, Format),
     Import(Config, Import),
     Export(Config, Export),
     Load(Config, Load),
@@ -64,9 +66,10 @@ pub enum Command {
         verb: Option<String>,
         dir: Option<PathBuf>,
     },
-    /// What is wrong with the configuration.
+    /// What is wrong with the configuration and the files it names, and what is not quite right.
     Check {
         mistakes: Mistakes,
+        warning: Option<String>,
         format: Format,
     },
 }
@@ -129,7 +132,14 @@ fn check(verb: Verb) -> Result<Command, Mistakes> {
         }
         Verb::Pin { named, shown, settings } => {
             let config = settings.read(&mut mistakes);
-            Some(Command::Pin { config, chosen: named.read(&mut mistakes), lift: false, format: shown.format() })
+            if named.names.is_empty() {
+                if named.kind.is_some() || named.revision.is_some() {
+                    mistakes.push("--type and --revision are about repositories, of which none is named".to_owned());
+                }
+                Some(Command::Pins(config, shown.format()))
+            } else {
+                Some(Command::Pin { config, chosen: named.read(&mut mistakes), lift: false, format: shown.format() })
+            }
         }
         Verb::Unpin { named, shown, settings } => {
             let config = settings.read(&mut mistakes);
@@ -181,9 +191,14 @@ fn check(verb: Verb) -> Result<Command, Mistakes> {
             Some(Command::Man { verb: command, dir })
         }
         Verb::Check { shown, settings } => {
-            settings.read(&mut mistakes);
+            let config = settings.read(&mut mistakes);
+            // A server would try again, too: the files may be renewed by then.
+            let warning = server::check(&config).unwrap_or_else(|error| {
+                mistakes.push_unread(error.to_string());
+                None
+            });
             // They are what was asked for.
-            Some(Command::Check { mistakes: std::mem::take(&mut mistakes), format: shown.format() })
+            Some(Command::Check { mistakes: std::mem::take(&mut mistakes), warning, format: shown.format() })
         }
     };
     match command {
@@ -280,6 +295,15 @@ mod tests {
         assert_eq!(named("x rm a datasets/o/d@v1"), ["models/a", "datasets/o/d@v1"]);
         assert_eq!(named("x rm a datasets/o/d@v1 --revision dev"), ["models/a@dev", "datasets/o/d@v1"]);
         assert_eq!(named("x rm o/k --type kernel"), ["kernels/o/k"]);
+    }
+
+    #[test]
+    fn pin_alone_lists_and_no_other_command_goes_without_repos() {
+        assert!(matches!(line("x pin --repos /a -q"), Ok(Command::Pins(_, Format::Quiet))));
+        assert!(line("x pin --revision main").unwrap_err()[0].contains("none is named"));
+        for words in ["x unpin", "x rm --yes", "x export -o /a"] {
+            assert!(Line::try_parse_from(words.split(' ')).is_err(), "{words}");
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         }
         Ok(Command::Verify(config, asked)) => beside(&config, |view| verify::run(view, &asked, || find_keeper(&config))),
         Ok(Command::Pin { config, chosen, lift, format }) => beside(&config, |view| keep::pin(view, &chosen, lift, format)),
+        Ok(Command::Pins(config, format)) => beside(&config, |view| keep::pins(view, format)),
         Ok(Command::Import(config, asked)) => take_over(config, &asked),
         Ok(Command::Export(config, asked)) => beside(&config, |view| export::run(view, &asked)),
         Ok(Command::Load(config, asked)) => {
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         }),
         Ok(Command::Man { dir: Some(dir), .. }) => printed(|output| writeln!(output, "wrote {} pages", cli::man_pages(&dir)?)),
         Ok(Command::Man { verb, .. }) => printed(|output| cli::man(verb.as_deref(), output)),
-        Ok(Command::Check { mistakes, format }) => match check::run(mistakes.lines(), format) {
+        Ok(Command::Check { mistakes, warning, format }) => match check::run(mistakes.lines(), warning.as_deref(), format) {
             true => ExitCode::SUCCESS,
             false => refused(&mistakes),
         },

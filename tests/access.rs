@@ -2,14 +2,15 @@
 //! the Hub is down.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fake_hub::{FakeHub, Kind, Repo, noise};
 use http::Method;
 
-use crate::harness::{Connection, Mirror, Response};
+use crate::harness::{Connection, Mirror, Response, dingospeed};
 
 const MASK: &str = "****************************************************************";
 const KINDS: [Kind; 3] = [Kind::Model, Kind::Dataset, Kind::Space];
@@ -622,4 +623,61 @@ async fn whose_a_token_is_is_remembered_for_its_bearer() {
     let offline = Mirror::of(&hub).repos(&repos).arg("--offline").start().await;
     assert_eq!(whoami(&offline, "hf_alice").await.status, 200);
     assert!(!mirror.log().contains("hf_alice"));
+}
+
+/// What other users of the machine can read below a directory, by the modes alone; sockets and links do not count.
+fn readable_by_others(dir: &Path) -> Vec<PathBuf> {
+    let mode = |path: &Path| path.symlink_metadata().expect("an entry").permissions().mode();
+    if mode(dir) & 0o001 == 0 {
+        return Vec::new();
+    }
+    let entries = std::fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path());
+    let mut found = Vec::new();
+    for path in entries {
+        let kind = path.symlink_metadata().expect("an entry").file_type();
+        if kind.is_dir() {
+            found.extend(readable_by_others(&path));
+        } else if kind.is_file() && mode(&path) & 0o004 != 0 {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn other_users_of_the_machine_cannot_read_what_is_kept() {
+    let hub = FakeHub::start().await;
+    hub.model("acme/closed").file("config.json", "{}").lfs("w.bin", noise(1, 1 << 20)).commit("first");
+    let token = hub.token("hf_owner");
+    hub.model("acme/closed").private().grant(&token);
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("a mode");
+    // A directory of the mirror's own making, and one that was there and is open to all.
+    let (new, there) = (folder.path().join("new"), folder.path().join("there"));
+    for dir in [&there, &there.join("files")] {
+        std::fs::create_dir(dir).expect("a directory");
+        std::fs::set_permissions(dir, Permissions::from_mode(0o777)).expect("a mode");
+    }
+    for repos in [&new, &there] {
+        let mut mirror = Mirror::of(&hub).repos(repos).start().await;
+        for file in ["config.json", "w.bin"] {
+            let target = format!("/acme/closed/resolve/main/{file}");
+            assert_eq!(mirror.ask("GET", &target, &["Authorization: Bearer hf_owner"]).await.status, 200);
+        }
+        mirror.wait_link(&format!("models/acme/closed/resolve/{}/w.bin", hub.model("acme/closed").sha())).await;
+        let repos_of = repos.display().to_string();
+        let (code, stderr, _) = dingospeed(&["pin", "acme/closed", "--repos", &repos_of], &[]).await;
+        assert_eq!(code, Some(0), "{stderr}");
+        // Its end writes down what else there is.
+        mirror.stop().await;
+        let mut readable = readable_by_others(repos);
+        readable.retain(|path| !["VERSION", "lock"].iter().any(|name| *path == repos.join(name)));
+        assert_eq!(readable, Vec::<PathBuf>::new());
+        assert!(repos.join("hits").exists() && repos.join("pins").exists());
+        for name in ["blobs", "files", "api", "quarantine", "tmp"] {
+            let mode = repos.join(name).metadata().expect("a directory").permissions().mode();
+            assert_eq!(mode & 0o022, if repos == &there && name == "files" { 0o020 } else { 0 }, "{name}: {mode:o}");
+        }
+    }
+    assert_eq!(new.metadata().expect("a directory").permissions().mode() & 0o007, 0);
 }

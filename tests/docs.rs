@@ -151,6 +151,7 @@ async fn every_field_that_commands_print_is_explained_and_exists() {
     run("pull", &here, &["acme/m", "--upstream", &hub.url()]).await;
     run("ls", &here, &["--files"]).await;
     run("pin", &here, &["acme/m"]).await;
+    run("pin", &here, &[]).await;
     run("unpin", &here, &["acme/m"]).await;
     run("export", &here, &["acme/m", "--output", &tar]).await;
     run("load", &there, &[&tar, "--dry-run"]).await;

@@ -430,6 +430,19 @@ async fn what_admins_order_is_done_as_by_the_commands() {
     let refused = admin.try_post("/-/remove", json!({ "repos": ["models/acme/large"] })).await;
     assert!(refused.status == 409 && refused.text().contains("pinned"), "{}", refused.text());
     admin.post("/-/unpin", json!({ "repos": ["models/acme/large"] })).await;
+    // By revision, as the page lifts what it was told of; a pin of what is not here holds nothing.
+    let absent = "models/acme/large@none";
+    admin.post("/-/pin", json!({ "repos": [absent] })).await;
+    let shown = admin.get("/-/repos?search=large").await["repos"][0].clone();
+    assert!(shown["pinned"] == false && shown["pins"] == json!([absent]), "{shown}");
+    let main = "models/acme/large@main";
+    admin.post("/-/pin", json!({ "repos": ["models/acme/large"], "revision": "main" })).await;
+    let shown = admin.get("/-/repo?id=models/acme/large").await;
+    assert!(shown["pins"] == json!([absent, main]) && shown["revisions"][0]["pinned"] == true, "{shown}");
+    let left = admin.post("/-/unpin", json!({ "repos": [absent, main] })).await;
+    assert_eq!(left["pins"], json!([]));
+    assert_eq!(admin.get("/-/repo?id=models/acme/large").await["revisions"][0]["pinned"], false);
+    assert!(admin.try_post("/-/pin", json!({ "repos": ["models/acme/large@"] })).await.status == 400);
     assert!(admin.try_post("/-/remove", json!({ "repos": ["models/acme/none"] })).await.status == 404);
     assert!(admin.try_post("/-/remove", json!({ "repos": [] })).await.status == 400);
 

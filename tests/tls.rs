@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::harness::{Connection, Mirror, MirrorOptions, Python};
+use crate::harness::{Connection, Mirror, MirrorOptions, Python, dingospeed};
 
 const FILE: &str = "/acme/large/resolve/main/w.bin";
 
@@ -204,6 +204,22 @@ async fn a_new_certificate_is_taken_on_sighup_and_a_bad_one_is_not() {
     assert_eq!(shown(&authority.connect(&mirror).await), second);
     let ends = mirror.metrics().await.of("dingospeed_tls_certificate_ends_seconds");
     assert!(ends > 1.6e9, "{ends}");
+    // A path that would be waited for holds up neither serving nor the next time.
+    std::fs::remove_file(authority.certificate()).expect("a file to remove");
+    let made = std::process::Command::new("mkfifo").arg(authority.certificate()).status();
+    assert!(made.expect("mkfifo").success());
+    mirror.signal(libc::SIGHUP);
+    mirror.wait_log("no regular file").await;
+    std::fs::remove_file(authority.certificate()).expect("a pipe to remove");
+    let third = authority.issue();
+    mirror.signal(libc::SIGHUP);
+    let again = async {
+        while mirror.log().matches("tls.certificate was read again").count() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await.expect("the new certificate is read");
+    assert_eq!(shown(&authority.connect(&mirror).await), third);
     // An open connection on which nothing runs does not delay the end.
     assert_eq!(mirror.stop().await.code(), Some(0));
     assert!(early.closes_within(Duration::from_secs(10)).await);
@@ -242,6 +258,45 @@ async fn a_handshake_that_never_comes_is_not_waited_for() {
     half.send([22, 3, 1]).await;
     assert!(half.closes_within(Duration::from_secs(20)).await);
     assert_eq!(mirror.metrics().await.of("dingospeed_tls_failures_total"), 2.0);
+}
+
+#[tokio::test]
+async fn a_check_reads_the_files_as_the_server_does() {
+    let authority = Authority::new();
+    let (certificate, key) = (authority.certificate(), authority.key());
+    let check = async |more: &[&str]| {
+        let sets = [
+            "tls.listen=127.0.0.1:0".to_owned(),
+            format!("tls.certificate={}", certificate.display()),
+            format!("tls.key={}", key.display()),
+        ];
+        let mut words = vec!["check"];
+        for set in &sets {
+            words.extend(["--set", set]);
+        }
+        words.extend(more);
+        dingospeed(&words, &[]).await
+    };
+    assert_eq!(check(&[]).await, (Some(0), String::new(), "ok\n".to_owned()));
+    let (code, stderr, _) = check(&["--set", "tls.key=/nowhere/key.pem"]).await;
+    assert!(code == Some(1) && stderr.contains("tls.key = `/nowhere/key.pem`"), "{stderr}");
+    let (code, stderr, _) = check(&["--set", "tls.key=", "--set", "log.level=loud"]).await;
+    assert!(code == Some(2) && stderr.contains("tls.key must name a file") && stderr.contains("log.level"), "{stderr}");
+    let old = std::fs::read(&key).expect("a key");
+    authority.issue();
+    std::fs::write(&key, old).expect("a written file");
+    let (code, _, stdout) = check(&["--json"]).await;
+    assert!(code == Some(1) && stdout.contains("does not belong to the certificate"), "{stdout}");
+    let (code, stderr, _) = check(&["--set", "tls.listen="]).await;
+    assert_eq!(code, Some(0), "nobody reads them: {stderr}");
+    // One that has ended is taken, as by the server, and told.
+    let own = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a legal name");
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    std::fs::write(&certificate, params.self_signed(&own).expect("a certificate").pem()).expect("a written file");
+    std::fs::write(&key, own.serialize_pem()).expect("a written file");
+    let (code, stderr, stdout) = check(&[]).await;
+    assert!(code == Some(0) && stdout == "ok\n" && stderr.contains("renew it"), "{stderr}");
 }
 
 #[tokio::test]

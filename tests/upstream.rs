@@ -124,6 +124,66 @@ async fn a_hub_that_answers_503_to_everything_is_left_alone() {
     until_ok(&mirror, "/acme/m/resolve/main/config.json").await;
 }
 
+/// Waits until this upstream counts as up, while nothing is asked of the mirror but its metrics.
+async fn until_up(mirror: &Mirror, upstream: &str) {
+    let began = Instant::now();
+    while mirror.metrics().await.of(&format!("dingospeed_upstream_up{{upstream=\"{upstream}\"}}")) != 1.0 {
+        assert!(began.elapsed() < BACK_MAX, "{upstream} still counts as down");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn that_an_upstream_is_back_is_found_though_nobody_asks() {
+    let (hub, other) = (hub().await, hub().await);
+    hub.token("hf_operators");
+    let mirror = Mirror::of(&hub)
+        .set("upstream.fallbacks", other.url())
+        .set("upstream.token", "hf_operators")
+        .set("freshness.revision", "0s")
+        .start()
+        .await;
+    let watched = |hub: &FakeHub| {
+        let is_it = |call: &fake_hub::Call| call.path == "/api/models/openai-community/gpt2/auth-check";
+        hub.calls().into_iter().filter(is_it).collect::<Vec<_>>()
+    };
+    assert_eq!(mirror.get(FILE).await.status, 200);
+    assert_eq!(mirror.get(INFO).await.status, 200);
+
+    // Refusing, and then failing: both upstreams, each of which comes back by itself.
+    for fails in [false, true] {
+        for hub in [&hub, &other] {
+            if fails { hub.answer_all(503) } else { hub.down().await }
+        }
+        for n in 0.. {
+            let numbers = mirror.metrics().await;
+            if ["first", "fallback-1"]
+                .iter()
+                .all(|name| numbers.of(&format!("dingospeed_upstream_up{{upstream=\"{name}\"}}")) == 0.0)
+            {
+                break;
+            }
+            assert!(n < 100, "they never count as down");
+            let answer = mirror.get(&format!("/api/models/acme/n{n}")).await;
+            assert!(answer.status >= 500, "{}", answer.status);
+        }
+        for hub in [&hub, &other] {
+            hub.clear_log();
+            if fails { hub.answer_normally() } else { hub.up().await }
+        }
+        until_up(&mirror, "first").await;
+        until_up(&mirror, "fallback-1").await;
+        for hub in [&hub, &other] {
+            let asked = watched(hub);
+            assert!(!asked.is_empty() && hub.calls().len() == asked.len(), "{:?}", hub.calls());
+            for call in asked {
+                assert!(call.method == "HEAD" && !call.headers.contains_key("authorization"), "{call:?}");
+            }
+        }
+    }
+    assert_eq!(mirror.get(INFO).await.status, 200);
+}
+
 #[tokio::test]
 async fn one_broken_file_does_not_close_the_hub() {
     let hub = hub().await;

@@ -25,10 +25,18 @@ pub enum AskError {
     #[error("{0}; it takes no orders, try again when it has ended")]
     Silent(StoreError),
     #[error("the server that has the store broke off: {0}")]
-    Broken(#[from] io::Error),
+    Broken(io::Error),
+    #[error("the server that has the store takes orders from its own user and root only")]
+    Foreign,
     /// The order was understood and not carried out.
     #[error("{0}")]
     Refused(String),
+}
+
+impl From<io::Error> for AskError {
+    fn from(error: io::Error) -> AskError {
+        if error.kind() == io::ErrorKind::PermissionDenied { AskError::Foreign } else { AskError::Broken(error) }
+    }
 }
 
 /// Who carries out what changes a store.

@@ -68,7 +68,7 @@ pub(super) enum Verb {
         #[arg(long, conflicts_with = "revisions")]
         files: bool,
         /// Only repositories for which this holds: size>10GB (on disk), accessed>30d (not read for so long), type=dataset, complete=false,
-        /// pinned=true; with > >= < <= = !=. May be given again; then all must hold.
+        /// pinned=true (all or a part); with > >= < <= = !=. May be given again; then all must hold.
         #[arg(long = "filter", short = 'f', value_name = "CONDITION")]
         conditions: Vec<String>,
         /// The order: size (the largest on disk first), used (the last read first; accessed means the same), name; with :asc or :desc the
@@ -126,7 +126,10 @@ pub(super) enum Verb {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Keep repositories, or one revision of each, from being evicted or removed.
+    /// Keep repositories, or one revision of each, from being evicted or removed. Without any, list the pins.
+    ///
+    /// What is not kept yet may be pinned, too: it stays as soon as it is.
+    #[command(mut_arg("names", |names| names.required(false)))]
     Pin {
         #[command(flatten)]
         named: Named,

@@ -84,7 +84,8 @@ impl Condition {
             }
             Condition::Type(is, kind) => (repo.id.kind() == *kind) == *is,
             Condition::Complete(is) => repo.sum.complete == *is,
-            Condition::Pinned(is) => repo.pinned == *is,
+            // A part is enough, as it is to keep the repo from being removed.
+            Condition::Pinned(is) => repo.pins.is_empty() != *is,
         }
     }
 }
@@ -114,7 +115,7 @@ mod tests {
             let read = now.checked_sub(Duration::from_secs(40 * 24 * 3600));
             let sum = Sum { allocated_len: 3_000_000, read, complete: true, ..Sum::default() };
             let id = RepoId::parse(RepoKind::Dataset, "org/d").unwrap();
-            let repo = Repo { id, pinned: false, sum, commits: Vec::new() };
+            let repo = Repo { id, pinned: false, pins: Vec::new(), sum, commits: Vec::new() };
             assert_eq!(Condition::parse(text).unwrap().holds(&repo, now), expected, "{text}");
         }
         check("size>1MB", true);
@@ -133,7 +134,7 @@ mod tests {
     #[test]
     fn what_was_never_read_was_read_longest_ago() {
         let id = RepoId::parse(RepoKind::Model, "org/m").unwrap();
-        let repo = Repo { id, pinned: false, sum: Sum::default(), commits: Vec::new() };
+        let repo = Repo { id, pinned: false, pins: Vec::new(), sum: Sum::default(), commits: Vec::new() };
         assert!(Condition::parse("accessed>3650d").unwrap().holds(&repo, SystemTime::now()));
     }
 

@@ -13,8 +13,10 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Repo {
     pub(crate) id: RepoId,
-    /// All of it or one revision is pinned.
+    /// All of it is pinned: as such, or each revision that is kept.
     pub(crate) pinned: bool,
+    /// What was pinned of it, also revisions that are not kept.
+    pub(crate) pins: Vec<Pin>,
     pub(crate) sum: Sum,
     pub(crate) commits: Vec<Snapshot>,
 }
@@ -25,6 +27,7 @@ pub(crate) struct Snapshot {
     pub(crate) commit: Commit,
     /// Branches and tags that pointed here when last asked.
     pub(crate) refs: Vec<String>,
+    pub(crate) pinned: bool,
     pub(crate) sum: Sum,
     /// Those of which something is kept.
     pub(crate) files: Vec<File>,
@@ -125,6 +128,8 @@ impl Tally {
 /// Reads one repo.
 pub(crate) fn repo(view: &View, id: &RepoId, pins: &[Pin], peeks: &mut Peeks<'_>) -> Result<Repo, StoreError> {
     let refs = view.refs(id)?;
+    let pins: Vec<Pin> = pins.iter().filter(|pin| pin.repo == *id).cloned().collect();
+    let held = pins.iter().map(|pin| view.held(pin)).collect::<Result<Vec<_>, _>>()?.concat();
     let mut commits = Vec::new();
     let mut whole = Tally::default();
     let mut all_known = true;
@@ -154,8 +159,9 @@ pub(crate) fn repo(view: &View, id: &RepoId, pins: &[Pin], peeks: &mut Peeks<'_>
         let is_whole = listing.complete && !listing.left_out;
         all_known &= is_whole;
         let refs = refs.iter().filter(|(_, at)| *at == commit).map(|(name, _)| name.clone()).collect();
-        commits.push(Snapshot { commit, refs, sum: tally.end(is_whole), files });
+        let pinned = held.contains(&commit);
+        commits.push(Snapshot { commit, refs, pinned, sum: tally.end(is_whole), files });
     }
-    let pinned = pins.iter().any(|pin| pin.repo == *id);
-    Ok(Repo { id: id.clone(), pinned, sum: whole.end(all_known), commits })
+    let pinned = !pins.is_empty() && commits.iter().all(|snapshot| snapshot.pinned);
+    Ok(Repo { id: id.clone(), pinned, pins, sum: whole.end(all_known), commits })
 }

@@ -1,6 +1,6 @@
 //! `dingospeed rm`, `gc`, `pin` and `unpin`: what is kept, changed by hand. A server that has the store is asked to do it.
 
-use super::{counted, failed, ls::Format};
+use super::{counted, failed, ls::Format, table::Table};
 use crate::{
     admin::{self, Answer, AskError, Evicted, Keeper, Removed, Request, WireScope},
     hub::{Commit, RepoId, Revision},
@@ -129,6 +129,42 @@ pub fn pin(view: &View, chosen: &Chosen, lift: bool, format: Format) -> ExitCode
         match format {
             Format::Table => pins.iter().for_each(|pin| println!("{word} {pin}")),
             Format::Json => println!("{}", json!({ word: pins.iter().map(json_of).collect::<Vec<_>>() })),
+            Format::Quiet => pins.iter().for_each(|pin| println!("{pin}")),
+        }
+        for pin in add {
+            if view.held(pin).map_err(text)?.is_empty() {
+                eprintln!("dingospeed: nothing of {pin} is kept here yet; if it is named so, it stays once it is fetched");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Lists the pins, and how much each of them holds.
+pub fn pins(view: &View, format: Format) -> ExitCode {
+    ended(|| {
+        let pins = view.pins().map_err(text)?;
+        let held = |pin: &Pin| Ok(view.held(pin).map_err(text)?.len() as u64);
+        let counts: Vec<u64> = pins.iter().map(held).collect::<Result<_, String>>()?;
+        let counted_pins = || pins.iter().zip(&counts);
+        match format {
+            Format::Table if pins.is_empty() => eprintln!("nothing is pinned"),
+            Format::Table => {
+                let mut table = Table::new(&["PIN", "HOLDS"]);
+                for (pin, count) in counted_pins() {
+                    let holds = if *count == 0 { "nothing yet".to_owned() } else { counted(*count, "revision") };
+                    table.row([pin.to_string(), holds]);
+                }
+                print!("{}", table.text());
+            }
+            Format::Json => {
+                let json_of = |(pin, count): (&Pin, &u64)| {
+                    let mut value = json_of(pin);
+                    value["revisions_held"] = (*count).into();
+                    value
+                };
+                println!("{}", json!({ "pins": counted_pins().map(json_of).collect::<Vec<_>>() }));
+            }
             Format::Quiet => pins.iter().for_each(|pin| println!("{pin}")),
         }
         Ok(())

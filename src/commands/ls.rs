@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     hub::{Oid, RepoId},
-    store::{StoreError, View},
+    store::{Pin, StoreError, View},
 };
 use globset::GlobMatcher;
 use indicatif::HumanBytes;
@@ -200,12 +200,21 @@ fn table(repos: &[Repo], depth: Depth, now: SystemTime) -> String {
             Some(snapshot) => snapshot.refs.iter().map(String::as_str).collect(),
             None => repo.commits.iter().flat_map(|snapshot| &snapshot.refs).map(String::as_str).collect(),
         };
-        if repo.pinned {
-            refs.push("(pinned)");
-        }
+        refs.extend(mark(repo, snapshot));
         table.row([name, size, have, read, sum.file_count.to_string(), refs.join(" ")]);
     }
     table.text()
+}
+
+/// What is said of the pins that hold a line.
+fn mark(repo: &Repo, snapshot: Option<&Snapshot>) -> Option<&'static str> {
+    match snapshot {
+        Some(snapshot) => snapshot.pinned.then_some("(pinned)"),
+        None if repo.pinned => Some("(pinned)"),
+        None if repo.commits.iter().any(|snapshot| snapshot.pinned) => Some("(partly pinned)"),
+        None if repo.pins.is_empty() => None,
+        None => Some("(pinned: what is not here)"),
+    }
 }
 
 /// The last line: what all takes together, and what no repo accounts for.
@@ -237,7 +246,7 @@ fn summary(view: &View, repos: &[Repo], peeks: &Peeks<'_>, all: bool) -> Result<
 pub(crate) fn json_of(repos: &[Repo], depth: Depth) -> Value {
     let snapshot_of = |snapshot: &Snapshot| {
         let mut value = json!({
-            "commit": snapshot.commit.as_str(), "refs": snapshot.refs, "files_present": snapshot.sum.file_count,
+            "commit": snapshot.commit.as_str(), "refs": snapshot.refs, "pinned": snapshot.pinned, "files_present": snapshot.sum.file_count,
         });
         if depth == Depth::Files {
             value["files"] = snapshot.files.iter().map(json_of_file).collect();
@@ -245,7 +254,7 @@ pub(crate) fn json_of(repos: &[Repo], depth: Depth) -> Value {
         with_sum(value, &snapshot.sum)
     };
     let repo_of = |repo: &Repo| {
-        let mut value = json_of_repo(&repo.id, repo.pinned, &repo.sum);
+        let mut value = json_of_repo(&repo.id, repo.pinned, &repo.pins, &repo.sum);
         if depth != Depth::Repos {
             value["revisions"] = repo.commits.iter().map(snapshot_of).collect();
         }
@@ -254,10 +263,12 @@ pub(crate) fn json_of(repos: &[Repo], depth: Depth) -> Value {
     repos.iter().map(repo_of).collect()
 }
 
-pub(crate) fn json_of_repo(id: &RepoId, pinned: bool, sum: &Sum) -> Value {
+pub(crate) fn json_of_repo(id: &RepoId, pinned: bool, pins: &[Pin], sum: &Sum) -> Value {
     let kind = id.kind().as_str();
-    let value =
-        json!({ "id": id.to_string(), "type": kind, "name": id.name(), "pinned": pinned, "files_present": sum.file_count });
+    let pins: Vec<String> = pins.iter().map(Pin::to_string).collect();
+    let value = json!({
+        "id": id.to_string(), "type": kind, "name": id.name(), "pinned": pinned, "pins": pins, "files_present": sum.file_count,
+    });
     with_sum(value, sum)
 }
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 
-/// The body of a request that names repos.
+/// The body of a request that names repos, each with `@revision` if it is to have one of its own.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Named {
@@ -129,7 +129,11 @@ impl Named {
             return Err(HubError::bad_request("repos is empty: name at least one, such as models/org/name"));
         }
         let revision = self.revision.filter(|text| !text.is_empty()).map(|text| Revision::parse(&text)).transpose()?;
-        let named = self.repos.iter().map(|text| Ok((repo_of(text)?, revision.clone()))).collect::<Result<_, HubError>>()?;
+        let named = |text: &String| match text.split_once('@') {
+            Some((repo, own)) => Ok((repo_of(repo)?, Some(Revision::parse(own)?))),
+            None => Ok((repo_of(text)?, revision.clone())),
+        };
+        let named = self.repos.iter().map(named).collect::<Result<_, HubError>>()?;
         Ok((Chosen { named }, self.dry_run))
     }
 }

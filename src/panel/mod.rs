@@ -253,7 +253,7 @@ impl Panel {
             let rows = rows.iter().filter(|row| panel.may_know(&row.id, rights));
             let repos: Vec<Value> = rows
                 .map(|row| {
-                    let mut value = json_of_repo(&row.id, row.pinned, &row.sum);
+                    let mut value = json_of_repo(&row.id, row.pinned, &row.pins, &row.sum);
                     panel.add_reads(&mut value, &row.id);
                     value["revision_count"] = row.revision_count.into();
                     value["open"] = row.open.into();

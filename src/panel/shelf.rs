@@ -35,6 +35,7 @@ pub(super) struct Row {
     /// `models/org/name`.
     pub(super) name: String,
     pub(super) pinned: bool,
+    pub(super) pins: Vec<Pin>,
     /// Upstream said last that anybody may read it.
     pub(super) open: bool,
     pub(super) revision_count: usize,
@@ -194,7 +195,8 @@ impl Shelf {
         }
         let open = self.mirror.is_known_open(id).unwrap_or(false);
         let name = id.to_string();
-        Ok(Some(Row { id: id.clone(), name, pinned: repo.pinned, open, revision_count: repo.commits.len(), sum: repo.sum }))
+        let inventory::Repo { pinned, pins, sum, commits, .. } = repo;
+        Ok(Some(Row { id: id.clone(), name, pinned, pins, open, revision_count: commits.len(), sum }))
     }
 }
 
@@ -271,7 +273,15 @@ mod tests {
                 let id = RepoId::parse(kind, &format!("org-{}/repo-{index:06}", index % 7)).unwrap();
                 let size = 1 + index;
                 let sum = Sum { allocated_len: index * 7919 % count, size, present_len: size.min(500), ..Sum::default() };
-                Arc::new(Row { name: id.to_string(), id, pinned: false, open: index % 3 != 0, revision_count: 1, sum })
+                Arc::new(Row {
+                    name: id.to_string(),
+                    id,
+                    pinned: false,
+                    pins: Vec::new(),
+                    open: index % 3 != 0,
+                    revision_count: 1,
+                    sum,
+                })
             })
             .collect();
         rows.sort_unstable_by(|a, b| a.id.cmp(&b.id));

@@ -198,6 +198,10 @@ async fn serve(
     });
     services_aside.spawn(keeper::watch(store.clone(), config.eviction.interval));
     services_aside.spawn(keeper::count(mirror.clone()));
+    if !config.upstream.offline {
+        let origin = mirror.origin.clone();
+        services_aside.spawn(async move { origin.watch().await });
+    }
     match Desk::open(store.clone()) {
         Ok(desk) => drop(services_aside.spawn(desk.serve())),
         Err(_) if store.read_only().is_some() => {}
@@ -260,6 +264,12 @@ impl Secure {
     }
 }
 
+/// Reads what a server of this configuration reads at its start beside the configuration: the certificate of `tls.listen`, and its key.
+/// Returns a warning about what such a server would take nevertheless.
+pub fn check(config: &Config) -> Result<Option<String>, ServeError> {
+    if config.tls.listen.is_empty() { Ok(None) } else { Ok(Certificate::check(&config.tls)?) }
+}
+
 /// Reads anew what may be changed under a running server, at each SIGHUP. Without anything of the kind it is taken all the same, or it
 /// would end the process.
 async fn reload(mut hangups: Signal, certificate: Option<Arc<Certificate>>) {
@@ -275,10 +285,9 @@ async fn renew(certificate: Option<Arc<Certificate>>) {
         log::info!("SIGHUP: there is no tls.certificate to read again");
         return;
     };
-    match tokio::task::spawn_blocking(move || certificate.renew()).await {
-        Ok(Ok(())) => log::info!("SIGHUP: tls.certificate was read again; new connections get it"),
-        Ok(Err(error)) => log::error!("SIGHUP: the old certificate stays, for the new one cannot be used: {error}"),
-        Err(error) => log::error!("SIGHUP: the old certificate stays: {error}"),
+    match certificate.renew().await {
+        Ok(()) => log::info!("SIGHUP: tls.certificate was read again; new connections get it"),
+        Err(error) => log::error!("SIGHUP: the old certificate stays, for the new one cannot be used: {error}"),
     }
 }
 

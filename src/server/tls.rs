@@ -10,11 +10,17 @@ use rustls::{
     sign::CertifiedKey,
 };
 use std::{
-    fs,
+    fs::File,
+    io::Read as _,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::task::JoinError;
+
+/// How long reading the files anew may take; after that the old certificate stays, and whoever asks again is heard.
+const RENEWAL_MAX: Duration = Duration::from_secs(30);
 
 /// What is spoken over TLS. HTTP/2 would put all ranges of a client on one connection, which is slower, and no client of the Hub
 /// needs it.
@@ -27,6 +33,11 @@ pub enum TlsError {
     Unnamed(&'static str),
     #[error("cannot read {key} = `{path}`: {source}")]
     Read { key: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{key} = `{path}` is no regular file, but a directory, a pipe or a device")]
+    Irregular { key: &'static str, path: PathBuf },
+    /// A disk that hangs, most likely one that is mounted from elsewhere.
+    #[error("the files of tls.certificate and tls.key could not be read within {0:?}")]
+    Late(Duration),
     #[error("{key} = `{path}` holds no {what} in PEM: {cause}")]
     Content { key: &'static str, path: PathBuf, what: &'static str, cause: String },
     #[error("the key in `{key}` does not belong to the certificate in `{certificate}`: {cause}")]
@@ -35,6 +46,8 @@ pub enum TlsError {
     Ended { path: PathBuf, seconds: u64 },
     #[error("cannot set up TLS: {0}")]
     Setup(#[from] rustls::Error),
+    #[error("reading the certificate broke off: {0}")]
+    Broken(#[from] JoinError),
 }
 
 /// The certificate in use, with the files it came from.
@@ -62,9 +75,16 @@ impl Certificate {
         Ok(Arc::new(Certificate { files: files.clone(), current }))
     }
 
-    /// Reads the files again; on an error the old certificate stays. BLOCKING.
-    pub(super) fn renew(&self) -> Result<(), TlsError> {
-        let read = Read::from(&self.files)?;
+    /// Reads the files and keeps nothing of them. Returns a warning about one that has ended.
+    pub(super) fn check(files: &Tls) -> Result<Option<String>, TlsError> {
+        let read = Read::from(files)?;
+        Ok(read.is_valid(&files.certificate).err().map(|error| error.to_string()))
+    }
+
+    /// Reads the files again; on an error the old certificate stays. Dropping the future leaves it too.
+    pub(super) async fn renew(&self) -> Result<(), TlsError> {
+        let files = self.files.clone();
+        let read = within(RENEWAL_MAX, move || Read::from(&files)).await?;
         read.is_valid(&self.files.certificate)?;
         // What replaces it is whole in any case.
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read.announced());
@@ -121,11 +141,30 @@ impl Read {
     }
 }
 
+/// Does what may wait for a disk. What comes too late is dropped: the thread that waits for it changes nothing any more.
+async fn within<T: Send + 'static>(
+    time_max: Duration,
+    read: impl FnOnce() -> Result<T, TlsError> + Send + 'static,
+) -> Result<T, TlsError> {
+    match tokio::time::timeout(time_max, tokio::task::spawn_blocking(read)).await {
+        Ok(done) => done?,
+        Err(_) => Err(TlsError::Late(time_max)),
+    }
+}
+
 fn text_of(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     if path.as_os_str().is_empty() {
         return Err(TlsError::Unnamed(key));
     }
-    fs::read(path).map_err(|source| TlsError::Read { key, path: path.to_owned(), source })
+    let failed = |source| TlsError::Read { key, path: path.to_owned(), source };
+    // A pipe would be waited for, for ever if nobody writes into it.
+    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(TlsError::Irregular { key, path: path.to_owned() });
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(failed)?;
+    Ok(text)
 }
 
 fn content(key: &'static str, path: &Path, what: &'static str, cause: String) -> TlsError {
@@ -136,6 +175,7 @@ fn content(key: &'static str, path: &Path, what: &'static str, cause: String) ->
 mod tests {
     use super::*;
     use rcgen::{CertificateParams, KeyPair};
+    use std::{fs, sync::mpsc};
 
     /// Writes a certificate that names `name`, and its key.
     fn issue(folder: &Path, name: &str, years: std::ops::Range<i32>) -> Tls {
@@ -153,31 +193,31 @@ mod tests {
         certificate.current.read().unwrap().cert[0].to_vec()
     }
 
-    #[test]
-    fn a_good_pair_replaces_the_old_one_and_a_bad_one_does_not() {
+    #[tokio::test]
+    async fn a_good_pair_replaces_the_old_one_and_a_bad_one_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let files = issue(folder.path(), "one.test", 2020..2999);
         let certificate = Certificate::read(&files).unwrap();
         certificate.acceptor().unwrap();
         let first = shown(&certificate);
         issue(folder.path(), "two.test", 2020..2999);
-        certificate.renew().unwrap();
+        certificate.renew().await.unwrap();
         let second = shown(&certificate);
         assert_ne!(first, second);
 
         let key = fs::read(&files.key).unwrap();
         issue(folder.path(), "three.test", 2020..2999);
         fs::write(&files.key, key).unwrap();
-        assert!(matches!(certificate.renew(), Err(TlsError::Pair { .. })));
+        assert!(matches!(certificate.renew().await, Err(TlsError::Pair { .. })));
         issue(folder.path(), "four.test", 2019..2020);
-        assert!(matches!(certificate.renew(), Err(TlsError::Ended { .. })));
+        assert!(matches!(certificate.renew().await, Err(TlsError::Ended { .. })));
         fs::write(&files.key, "-----BEGIN NONSENSE-----\nAAAA\n-----END NONSENSE-----\n").unwrap();
-        let told = certificate.renew().unwrap_err().to_string();
+        let told = certificate.renew().await.unwrap_err().to_string();
         assert!(told.contains("tls.key") && told.contains("k.pem") && !told.contains("AAAA"), "{told}");
         fs::write(&files.certificate, "").unwrap();
-        assert!(matches!(certificate.renew(), Err(TlsError::Content { .. })));
+        assert!(matches!(certificate.renew().await, Err(TlsError::Content { .. })));
         fs::remove_file(&files.certificate).unwrap();
-        assert!(matches!(certificate.renew(), Err(TlsError::Read { .. })));
+        assert!(matches!(certificate.renew().await, Err(TlsError::Read { .. })));
         assert_eq!(shown(&certificate), second);
     }
 
@@ -185,6 +225,37 @@ mod tests {
     fn one_that_has_ended_does_not_keep_the_mirror_from_starting() {
         let folder = tempfile::tempdir().unwrap();
         assert!(Certificate::read(&issue(folder.path(), "old.test", 2019..2020)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_regular_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = issue(folder.path(), "one.test", 2020..2999);
+        let certificate = Certificate::read(&files).unwrap();
+        let first = shown(&certificate);
+        let (kept, pipe) = (fs::read(&files.certificate).unwrap(), files.certificate.to_str().unwrap());
+        fs::remove_file(&files.certificate).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(pipe).status().unwrap();
+        assert!(made.success());
+        let told = certificate.renew().await.unwrap_err().to_string();
+        assert!(told.contains("tls.certificate") && told.contains("no regular file"), "{told}");
+        assert!(matches!(Certificate::read(&files), Err(TlsError::Irregular { .. })), "nor at the start");
+        assert_eq!(shown(&certificate), first);
+        fs::remove_file(&files.certificate).unwrap();
+        fs::write(&files.certificate, kept).unwrap();
+        certificate.renew().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_is_given_up() {
+        let (never, hangs) = mpsc::channel::<()>();
+        let read = move || {
+            let _ = hangs.recv();
+            Ok(())
+        };
+        assert!(matches!(within(Duration::from_millis(1), read).await, Err(TlsError::Late(_))));
+        drop(never);
+        within(RENEWAL_MAX, || Ok(())).await.unwrap();
     }
 
     #[test]

@@ -158,6 +158,12 @@ impl Breaker {
         [&self.unreachable, &self.failing].into_iter().flatten().filter(|open| open.told).map(|open| open.since).min()
     }
 
+    /// Whether the host is down, as far as was told, and nobody has asked it for so long that a probe would go out.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let is_due = |open: &Open| open.told && !open.probing && now >= open.due;
+        [&self.unreachable, &self.failing].into_iter().flatten().any(is_due)
+    }
+
     /// Whether there is nothing to remember.
     pub(super) fn is_closed(&self) -> bool {
         let is_quiet = self.quick_failures == 0 && self.given_up.is_empty() && self.streak.is_empty();
@@ -304,6 +310,27 @@ mod tests {
         assert_eq!(breaker.answered(None, false, true, now), Some(Change::Back { after }));
         assert_eq!(breaker.admit(Some(A), false, now), Verdict::Pass);
         assert!(breaker.is_closed());
+    }
+
+    #[test]
+    fn a_probe_is_due_only_while_the_host_is_told_to_be_down() {
+        let now = Instant::now();
+        let mut breaker = Breaker::default();
+        assert!(!breaker.is_due(now), "up");
+        breaker.failed(None, Failure::Silent, false, true, now, now);
+        assert!(!breaker.is_due(now), "it has just been asked");
+        let now = now + WAIT_MIN;
+        assert!(breaker.is_due(now));
+        assert_eq!(breaker.admit(Some(A), false, now), Verdict::Probe);
+        assert!(!breaker.is_due(now), "somebody asks");
+        breaker.failed(Some(A), Failure::Quick, true, true, now, now);
+        assert!(!breaker.is_due(now + WAIT_MIN) && breaker.is_due(now + 2 * WAIT_MIN), "as seldom as any probe");
+        breaker.answered(Some(A), false, true, now);
+        assert!(!breaker.is_due(now + WAIT_MAX), "back");
+        for question in 0..FAILING_MAX as u64 {
+            breaker.answered(Some(Subject { repo: A.repo, question }), true, false, now);
+        }
+        assert!(!breaker.is_due(now + WAIT_MAX), "one repo is not the host");
     }
 
     #[test]

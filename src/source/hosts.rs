@@ -119,6 +119,11 @@ impl Hosts {
         self.host(url).state().0.is_down(Instant::now())
     }
 
+    /// See [`Breaker::is_due`].
+    pub(super) fn is_due(&self, url: &Url) -> bool {
+        self.host(url).state().0.is_due(Instant::now())
+    }
+
     pub(super) fn is_gone(&self, url: &Url) -> bool {
         self.host(url).state().0.is_gone(Instant::now())
     }

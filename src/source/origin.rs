@@ -42,6 +42,14 @@ const OPERATOR_REST: Duration = Duration::from_secs(600);
 /// An upstream that lacks a route of the Hub's is tried again after so long: it may have been brought up to date.
 const LACKING_FOR: Duration = Duration::from_secs(3600);
 
+/// How often it is seen whether an upstream that is down is to be asked again; how often that is, its breaker says.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// An upstream whose breaker learned nothing from the question (it wants to be asked less, or speaks no HTTP) rests for so long.
+const WATCH_REST: Duration = Duration::from_secs(30);
+/// What it is asked then: of the Hub itself and not of what stands before it, answered by a word, and open to all. Any answer but a
+/// 5xx will do, also that there is no such repo.
+const WATCH_QUESTION: &str = "/api/models/openai-community/gpt2/auth-check";
+
 /// Asks the Hub and its CDN. Cheap to share; every call may be dropped at any point, which closes its connection.
 pub struct Origin {
     pub(super) upstreams: Vec<Upstream>,
@@ -155,6 +163,30 @@ impl Origin {
             (upstream.base.origin(), since.map(|since| since.elapsed()))
         };
         self.upstreams.iter().map(health).collect()
+    }
+
+    /// Asks each upstream that is down whether it is back, for ever, so that this shows though nobody else asks: one small question
+    /// without a token whenever its breaker lets a probe through, which is every 30 s in the end. Of one that is up nothing is asked.
+    pub async fn watch(&self) {
+        let mut rests = vec![None; self.upstreams.len()];
+        loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            for (upstream, rest) in self.upstreams.iter().zip(&mut rests) {
+                let is_due = || self.client.hosts.is_due(&upstream.base);
+                if !is_due() || rest.is_some_and(|until| Instant::now() < until) {
+                    continue;
+                }
+                let url = upstream.base.with_target(WATCH_QUESTION);
+                let deadline = Instant::now() + self.question_timeout;
+                let subject = subject(&Method::HEAD, WATCH_QUESTION);
+                let question = Question { subject, deadline, deciding: false, urgent: false };
+                // The breaker has learned from it, whatever came.
+                if let Ok(body) = self.send(&Method::HEAD, &url, None, None, None, "api", Some(question), None).await {
+                    body.release().await;
+                }
+                *rest = is_due().then(|| Instant::now() + WATCH_REST);
+            }
+        }
     }
 
     /// Whether bytes may be had elsewhere when the first upstream or its CDN is down.

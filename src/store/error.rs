@@ -39,7 +39,7 @@ pub enum StoreError {
     NoRoom { what: String },
 
     /// The operating system refused: nothing here can mend it.
-    #[error("{action} {what}: {source}")]
+    #[error("{action} {what}: {source}{}", remedy(source))]
     Io { action: &'static str, what: String, source: Arc<io::Error> },
 
     /// Another process works in this directory.
@@ -102,5 +102,22 @@ impl StoreError {
 
     pub(super) fn misuse(what: impl ToString) -> StoreError {
         StoreError::Misuse { what: what.to_string() }
+    }
+}
+
+/// The directory is closed to others, so it is mostly the wrong user who is refused.
+fn remedy(source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::PermissionDenied { "; the mirror's own user and root may" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_refused_is_told_who_may() {
+        let told = |errno| StoreError::io("list", "/srv/files", io::Error::from_raw_os_error(errno)).to_string();
+        assert!(told(libc::EACCES).ends_with("(os error 13); the mirror's own user and root may"), "{}", told(libc::EACCES));
+        assert!(told(libc::EIO).ends_with("(os error 5)"), "{}", told(libc::EIO));
     }
 }

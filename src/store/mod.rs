@@ -89,7 +89,7 @@ use place::Place;
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{MetadataExt, symlink},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink},
     path::Path,
     sync::{Arc, Mutex, OnceLock},
     time::{Duration, SystemTime},
@@ -97,6 +97,10 @@ use std::{
 
 const CLOCK_STEP_MAX: Duration = Duration::from_secs(60);
 const AGE_OF_THE_FUTURE: Duration = Duration::from_secs(24 * 3600);
+
+/// Of the directories that are made: what is closed upstream lies there too. The umask may take more away.
+const DIR_MODE: u32 = 0o750;
+const OTHERS_WRITE: u32 = 0o002;
 
 /// Version of the directory as a whole; an object's file carries its own.
 const VERSION: u64 = 1;
@@ -527,8 +531,32 @@ pub fn age(at: SystemTime) -> Duration {
     }
 }
 
+/// Makes a directory, if need be, into which only owner and group can look: what is closed upstream lies there too. One that is there
+/// stays as it is.
 fn make_dir(dir: &Path) -> Result<(), StoreError> {
-    fs::create_dir_all(dir).map_err(|error| StoreError::io("make directory", dir.display(), error))
+    let io = |error| StoreError::io("make directory", dir.display(), error);
+    if let Some(above) = dir.parent() {
+        fs::create_dir_all(above).map_err(io)?;
+    }
+    match fs::DirBuilder::new().mode(DIR_MODE).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        made => made.map_err(io),
+    }
+}
+
+/// Takes from others the right to write into a directory: what lies there says who may read what. The group may have been given it.
+fn close_to_others(dir: &Path) -> Result<(), StoreError> {
+    let meta = fs::metadata(dir).map_err(|error| StoreError::io("look at", dir.display(), error))?;
+    let mode = meta.permissions().mode();
+    if mode & OTHERS_WRITE == 0 {
+        return Ok(());
+    }
+    match fs::set_permissions(dir, fs::Permissions::from_mode(mode & !OTHERS_WRITE)) {
+        Ok(()) => log::warn!("others could write in {}, and cannot any more", dir.display()),
+        // Somebody else's directory, or a file system without modes.
+        Err(error) => log::warn!("others can write in {}, which cannot be changed: {error}", dir.display()),
+    }
+    Ok(())
 }
 
 /// Takes the lock of a directory and makes what is absent of it.
@@ -543,6 +571,7 @@ fn prepare(root: &Path) -> Result<lock::Lock, StoreError> {
     check_version(root)?;
     for name in ["blobs", "files", "api", "quarantine"] {
         make_dir(&root.join(name))?;
+        close_to_others(&root.join(name))?;
     }
     // What lies in tmp/ was never given its name: the process that wrote it is gone, for we have the lock.
     let tmp = root.join("tmp");

@@ -17,7 +17,10 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Write},
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::Path,
 };
 
@@ -132,7 +135,7 @@ fn rewrite(root: &Path, edit: impl FnOnce(&mut Vec<String>) -> Result<usize, Sto
     if changed > 0 {
         let temp = root.join(format!("{FILE}.{}", std::process::id()));
         let write = || {
-            let mut file = File::create(&temp)?;
+            let mut file = File::options().write(true).create(true).truncate(true).mode(place::FILE_MODE).open(&temp)?;
             // Whoever may not give it away has made it readable as he pleased.
             let _ = place::give_to_owner(&file, root);
             lines.iter().try_for_each(|line| writeln!(file, "{line}"))?;
@@ -149,7 +152,7 @@ fn rewrite(root: &Path, edit: impl FnOnce(&mut Vec<String>) -> Result<usize, Sto
 /// one before us may have replaced it.
 fn lock(path: &Path, root: &Path) -> io::Result<File> {
     loop {
-        let file = File::options().append(true).create(true).open(path)?;
+        let file = File::options().append(true).create(true).mode(place::FILE_MODE).open(path)?;
         let _ = place::give_to_owner(&file, root);
         // SAFETY: takes an open descriptor and no pointer.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } != 0 {

@@ -31,6 +31,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+/// Of small files: some name repos, which may be closed. The umask may take more away.
+pub(super) const FILE_MODE: u32 = 0o640;
 /// Longest file name part made from foreign text; with our endings it stays below the 255 bytes of common file systems.
 const NAME_LEN_MAX: usize = 180;
 
@@ -137,7 +139,7 @@ impl Place {
     /// There is no sync: what is kept this way is checked when it is read, and can be had again from upstream.
     pub(super) fn replace(&self, to: &Path, parts: &[&[u8]]) -> Result<(), StoreError> {
         self.put_in_place(to, |temp| {
-            let mut file = fs::File::create(temp)?;
+            let mut file = fs::File::options().write(true).create(true).truncate(true).mode(FILE_MODE).open(temp)?;
             parts.iter().try_for_each(|part| file.write_all(part))
         })
     }

@@ -119,7 +119,11 @@ impl View {
                 scope.repo == pin.repo && !apart
             };
             if let Some(scope) = scopes.iter().find(meets) {
-                return Err(StoreError::misuse(format!("remove {}, which is pinned: unpin it first", scope.repo)));
+                let what = match pin.revision {
+                    Some(_) => format!("of which {pin} is pinned: unpin that first"),
+                    None => "which is pinned: unpin it first".to_owned(),
+                };
+                return Err(StoreError::misuse(format!("remove {}, {what}", scope.repo)));
             }
         }
         Ok(())

@@ -54,7 +54,9 @@ pub struct Peek {
 impl View {
     /// Opens the store in `root`, which must exist. `NoStore`: there is none. `Version`: a newer program made it.
     pub fn open(root: &Path) -> Result<View, StoreError> {
-        if !root.join("VERSION").exists() {
+        let path = root.join("VERSION");
+        // What may not be looked at is not absent.
+        if !path.try_exists().map_err(|error| StoreError::io("look at", path.display(), error))? {
             return Err(StoreError::NoStore { dir: root.to_owned() });
         }
         super::check_version(root)?;
@@ -165,15 +167,21 @@ impl View {
         pins::change(self.root(), add, remove, |pin| self.present_pin(pin))
     }
 
+    /// Returns the commits that a pin holds, of which something is linked; in order.
+    pub fn held(&self, pin: &Pin) -> Result<Vec<Commit>, StoreError> {
+        let mut commits = self.commits(&pin.repo)?;
+        if let Some(revision) = &pin.revision {
+            let pinned = self.resolve(&pin.repo, revision.as_str())?;
+            commits.retain(|commit| Some(*commit) == pinned);
+        }
+        Ok(commits)
+    }
+
     /// Returns the objects that pinned repos link to.
     pub fn pinned(&self) -> Result<HashSet<Oid>, StoreError> {
         let mut pinned = HashSet::new();
         for pin in self.pins()? {
-            let commits = match &pin.revision {
-                None => self.commits(&pin.repo)?,
-                Some(revision) => self.resolve(&pin.repo, revision.as_str())?.into_iter().collect(),
-            };
-            for commit in commits {
+            for commit in self.held(&pin)? {
                 self.each_link(&pin.repo, &commit, |_, oid| {
                     pinned.insert(oid);
                 })?;
