@@ -28,7 +28,7 @@ use std::{
     io::{self, BufReader, BufWriter, Read, Write},
     os::unix::{
         ffi::{OsStrExt, OsStringExt},
-        fs::MetadataExt,
+        fs::{MetadataExt, OpenOptionsExt},
     },
     path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -126,7 +126,8 @@ impl Store {
         let (lock, mut len) = (lock.stamp()?, 0);
         let save = || {
             self.place.put_in_place(&path, |temp| {
-                len = write(File::create_new(temp)?, &blobs, &passes.ledger, lock, now)?;
+                let file = File::options().write(true).create_new(true).mode(place::FILE_MODE).open(temp)?;
+                len = write(file, &blobs, &passes.ledger, lock, now)?;
                 Ok(())
             })
         };
