@@ -680,4 +680,5 @@ async fn other_users_of_the_machine_cannot_read_what_is_kept() {
         }
     }
     assert_eq!(new.metadata().expect("a directory").permissions().mode() & 0o007, 0);
+    assert_eq!(there.metadata().expect("a directory").permissions().mode() & 0o002, 0);
 }

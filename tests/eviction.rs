@@ -57,8 +57,9 @@ impl Setup {
         mirror.stop().await;
     }
 
-    /// Makes it so many hours since a file was read and written.
+    /// Makes it so many hours since a file was read and written. The next mirror looks at each file, as after a change by hand.
     fn age(&self, index: usize, read_hours: u64, written_hours: u64) {
+        let _ = std::fs::remove_file(self.repos().join("ledger"));
         let ago = |hours| SystemTime::now() - Duration::from_secs(3600 * hours);
         let times = FileTimes::new().set_accessed(ago(read_hours)).set_modified(ago(written_hours));
         File::options().write(true).open(self.blob(index)).expect("a kept file").set_times(times).expect("its times are set");
@@ -252,6 +253,33 @@ async fn what_does_not_fit_is_served_past_the_disk() {
     s.get(&mirror, 2).await;
     s.get(&mirror, 0).await;
     assert_eq!(s.hub.cdn_bytes(), 0);
+}
+
+#[tokio::test]
+async fn what_fits_is_kept_however_it_is_asked_for() {
+    let s = setup([24, 1, 1]).await;
+    let mirror = limited(&s.hub, &s.repos(), 30).start().await;
+    let both = mirror.get_range(&s.files[0].0, "bytes=0-16777215,16777216-25165823").await;
+    assert!(both.status == 206 && both.whole, "{}", both.status);
+    s.hub.clear_log();
+    s.get(&mirror, 0).await;
+    assert_eq!((s.hub.cdn_bytes(), mirror.metrics().await.of("dingospeed_served_through_total")), (0, 0.0));
+}
+
+#[tokio::test]
+async fn nothing_goes_for_what_upstream_does_not_give() {
+    let s = setup([4, 4, 1]).await;
+    let mirror = limited(&s.hub, &s.repos(), 6).start().await;
+    s.get(&mirror, 0).await;
+    let hangs = s.hub.fault("acme/b").on_cdn().hang_before_head();
+    let mut connection = mirror.connect().await;
+    connection.ask("GET", &s.files[1].0, &[]).await;
+    while hangs.hits() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let metrics = mirror.metrics().await;
+    assert_eq!((metrics.sum("dingospeed_evicted_objects_total"), metrics.of("dingospeed_disk_short")), (0.0, 0.0));
+    assert!(s.there()[0]);
 }
 
 #[tokio::test]

@@ -171,9 +171,6 @@ impl Load {
 async fn carry(fill: &Arc<Fill>, run: Run, turn: Turn) -> Ended {
     let mut turn = Some(turn);
     let mut load = Load::new(fill, run);
-    if let Err(error) = make_room(fill, &mut load).await {
-        return failed(fill, load, &error);
-    }
     let mut fruitless = 0;
     let mut since = Instant::now();
     loop {
@@ -194,17 +191,15 @@ async fn carry(fill: &Arc<Fill>, run: Run, turn: Turn) -> Ended {
         }
         let (oid, offset, said) = (fill.object.oid(), load.offset, error.to_string());
         log::info!("retries fill object={oid} offset={offset} try={fruitless} error={said:?}");
-        // Whoever waits is not at upstream; others may be.
+        // Whoever waits is not at upstream, and nothing comes; others may be.
         drop(turn.take());
+        load.room = None;
         tokio::time::sleep(wait).await;
         turn = Some(fill.limits.turns.wait().await);
         if load.run.is_none() {
             let Some(run) = fill.claim() else { return Ended::PlaceGivenUp };
             load.begin(fill, &run.blocks);
             (load.run, load.in_stream) = (Some(run), false);
-            if let Err(error) = make_room(fill, &mut load).await {
-                return failed(fill, load, &error);
-            }
         }
     }
 }
@@ -266,6 +261,8 @@ async fn carry_once(fill: &Arc<Fill>, load: &mut Load) -> Result<Ended, MirrorEr
     if is_part {
         fill.ranges_work();
     }
+    // Not before upstream gives anything: what is kept would go for nothing.
+    make_room(fill, load).await?;
     if carry_run(fill, load, &mut feed).await?.is_continue() {
         feed.release().await;
     }

@@ -237,7 +237,8 @@ impl Fill {
     /// when the disk is full of what is of no use to anybody.
     pub(super) fn cannot_keep(&self, absent_len: u64) -> Option<StoreError> {
         let len_max = self.store.limits().kept_len_max;
-        let len = self.object.present_len().saturating_add(absent_len);
+        // What was absent may be present by now.
+        let len = self.object.present_len().saturating_add(absent_len).min(self.object.size());
         let what = || format!("object {}", self.object.oid());
         (len_max > 0 && len > len_max).then(|| StoreError::TooLarge { what: what(), len, len_max })
     }

@@ -116,6 +116,7 @@ impl Reader {
         if let Way::Kept(kept) = &mut self.way {
             kept.leave();
             kept.note();
+            kept.absent.clear();
             (kept.began, kept.position) = (span.start, span.start);
         }
         self.ready = None;

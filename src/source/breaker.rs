@@ -158,10 +158,12 @@ impl Breaker {
         [&self.unreachable, &self.failing].into_iter().flatten().filter(|open| open.told).map(|open| open.since).min()
     }
 
-    /// Whether the host is down, as far as was told, and nobody has asked it for so long that a probe would go out.
+    /// Whether the host is down, as far as was told, and nobody has asked it for so long that a probe would go out. One that answers,
+    /// if only by failing, is the clients' to ask first: what it says to another question is no word on what fails.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        let is_due = |open: &Open| open.told && !open.probing && now >= open.due;
-        [&self.unreachable, &self.failing].into_iter().flatten().any(is_due)
+        let is_due = |open: &Open, after: Duration| open.told && !open.probing && now >= open.due + after;
+        self.unreachable.as_ref().is_some_and(|open| is_due(open, Duration::ZERO))
+            || self.failing.as_ref().is_some_and(|open| is_due(open, WAIT_MAX))
     }
 
     /// Whether there is nothing to remember.
@@ -330,7 +332,13 @@ mod tests {
         for question in 0..FAILING_MAX as u64 {
             breaker.answered(Some(Subject { repo: A.repo, question }), true, false, now);
         }
-        assert!(!breaker.is_due(now + WAIT_MAX), "one repo is not the host");
+        assert!(!breaker.is_due(now + 2 * WAIT_MAX), "one repo is not the host");
+        for repo in 0..FAILING_MAX as u64 {
+            breaker.answered(Some(Subject { repo, question: 0 }), true, false, now);
+        }
+        assert!(breaker.failing.as_ref().is_some_and(|open| open.told));
+        assert!(!breaker.is_due(now + WAIT_MIN), "first it is the clients' to ask");
+        assert!(breaker.is_due(now + WAIT_MIN + WAIT_MAX));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl StoreError {
 
 /// The directory is closed to others, so it is mostly the wrong user who is refused.
 fn remedy(source: &io::Error) -> &'static str {
-    if source.kind() == io::ErrorKind::PermissionDenied { "; the mirror's own user and root may" } else { "" }
+    if source.kind() == io::ErrorKind::PermissionDenied { "; only the owner of the directory and root may" } else { "" }
 }
 
 #[cfg(test)]
@@ -117,7 +117,11 @@ mod tests {
     #[test]
     fn who_is_refused_is_told_who_may() {
         let told = |errno| StoreError::io("list", "/srv/files", io::Error::from_raw_os_error(errno)).to_string();
-        assert!(told(libc::EACCES).ends_with("(os error 13); the mirror's own user and root may"), "{}", told(libc::EACCES));
+        assert!(
+            told(libc::EACCES).ends_with("(os error 13); only the owner of the directory and root may"),
+            "{}",
+            told(libc::EACCES)
+        );
         assert!(told(libc::EIO).ends_with("(os error 5)"), "{}", told(libc::EIO));
     }
 }

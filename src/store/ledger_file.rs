@@ -83,7 +83,9 @@ impl Left {
     /// Takes away what the process before has left, if anything. `lock`: as that one has left the lock.
     pub(super) fn take(root: &Path, lock: Stamp) -> Option<Left> {
         let path = root.join(FILE);
-        let file = File::open(&path).and_then(|file| fs::remove_file(&path).map(|()| file));
+        // Something else of that name, such as a pipe, must not hold up the start.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(&path);
+        let file = file.and_then(|file| fs::remove_file(&path).map(|()| file));
         match file {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
@@ -96,7 +98,11 @@ impl Left {
 
     /// Returns what it says, if that can be used.
     pub(super) fn read(self) -> Option<Saved> {
-        let read = self.file.metadata().and_then(|meta| read(BufReader::new(&self.file), meta.len(), self.lock));
+        let meta = self.file.metadata().and_then(|meta| match meta.is_file() {
+            true => Ok(meta),
+            false => Err(io::Error::other("it is no file")),
+        });
+        let read = meta.and_then(|meta| read(BufReader::new(&self.file), meta.len(), self.lock));
         read.inspect_err(|error| log::info!("the ledger is of no use, so the first pass looks at each object: {error}")).ok()
     }
 }
@@ -356,6 +362,19 @@ mod tests {
         assert_eq!(pass(&store), (20, 20));
         drop(store);
         assert!(!ledger(&root).exists());
+    }
+
+    #[test]
+    fn something_else_of_its_name_holds_nothing_up() {
+        for is_pipe in [true, false] {
+            let root = shelf();
+            drop(open(&root));
+            match is_pipe {
+                true => assert!(std::process::Command::new("mkfifo").arg(ledger(&root)).status().unwrap().success()),
+                false => std::os::unix::fs::symlink("/dev/zero", ledger(&root)).unwrap(),
+            }
+            assert_eq!(pass(&open(&root)), (20, 20));
+        }
     }
 
     #[test]

@@ -552,8 +552,8 @@ fn close_to_others(dir: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     match fs::set_permissions(dir, fs::Permissions::from_mode(mode & !OTHERS_WRITE)) {
-        Ok(()) => log::warn!("others could write in {}, and cannot any more", dir.display()),
-        // Somebody else's directory, or a file system without modes.
+        Ok(()) => log::warn!("others could write in {}, and cannot any more, if the file system has modes", dir.display()),
+        // Somebody else's directory.
         Err(error) => log::warn!("others can write in {}, which cannot be changed: {error}", dir.display()),
     }
     Ok(())
@@ -569,6 +569,7 @@ fn prepare(root: &Path) -> Result<lock::Lock, StoreError> {
         fs::write(&path, format!("{VERSION}\n")).map_err(|error| StoreError::io("write", path.display(), error))?;
     }
     check_version(root)?;
+    close_to_others(root)?;
     for name in ["blobs", "files", "api", "quarantine"] {
         make_dir(&root.join(name))?;
         close_to_others(&root.join(name))?;
